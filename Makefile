@@ -1,0 +1,52 @@
+# Everything that a person or CI does here. `make` alone says what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+UV_VERSION := 0.13.9
+UV := $(shell command -v uv 2>/dev/null || echo .cache/uv/bin/uv)
+PYTHON := .venv/bin/python
+
+.PHONY: help
+help: ## Say what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+.PHONY: setup
+setup: .venv/.locked ## Install the locked dependencies into .venv
+
+.venv/.locked: uv.lock pyproject.toml
+	@if [ "$(UV)" = .cache/uv/bin/uv ] && [ ! -x $(UV) ]; then \
+	  python3 -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==$(UV_VERSION); fi
+	@$(UV) sync --quiet --locked --all-extras
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Make one video on this machine: real Redis, Ray and a gang of two ranks
+	@PYTHONPATH=. $(PYTHON) -W ignore -m app.demo
+
+.PHONY: run
+run: setup ## Serve http://127.0.0.1:8000 on this machine until Ctrl-C
+	@PYTHONPATH=. .venv/bin/serve run --name wan22 app.serve_app:app total_workers=$${TOTAL_WORKERS:-2}
+
+.PHONY: tools
+tools: setup ## Build the pinned control plane, KubeRay and Helm that tests run against (once a machine)
+	@$(PYTHON) -m tools build
+
+.PHONY: test
+test: setup tools ## Run all tests
+	@.venv/bin/pytest --durations=12
+
+.PHONY: check
+check: setup tools ## Check format, lint, types, imports and the chart
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	PYTHONPATH=operator .venv/bin/lint-imports
+	$(PYTHON) charts/generate.py --check
+	@"$$($(PYTHON) -m tools path helm)" lint --strict --quiet charts/wan22-rayservice 2>/dev/null
+	@"$$($(PYTHON) -m tools path helm-unittest)" --strict charts/wan22-rayservice | tail -n 6
+
+.PHONY: bench
+bench: setup tools ## Measure the service and the operator, and print tables (about 15 minutes)
+	$(PYTHON) -m benchmarks.service
+	PYTHONPATH=operator:. $(PYTHON) benchmarks/operator/measure.py

@@ -1,0 +1,82 @@
+"""What a client may ask for, and how the model completes it into a task config."""
+
+import secrets
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.model_folder import ModelFolder
+
+TASK_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
+MAX_SIDE = 4096
+MAX_FRAMES = 1025
+MAX_STEPS = 200
+
+
+def _no_path(task_id: str) -> str:
+    if task_id in (".", ".."):
+        raise ValueError("a task_id is a name, not a path")
+    return task_id
+
+
+TaskId = Annotated[str, StringConstraints(pattern=TASK_ID_PATTERN), AfterValidator(_no_path)]
+Prompt = Annotated[str, StringConstraints(max_length=8000)]
+
+
+class InvalidRequestError(ValueError):
+    """A field has a value that this model cannot run."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class GenerateRequest(BaseModel):
+    """The body of ``POST /generate``. Everything is optional: the model folder's defaults fill the rest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task_id: TaskId | None = Field(None, description="The task's name; the same name and body find the same task.")
+    prompt: Prompt | None = None
+    negative_prompt: Prompt | None = None
+    width: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
+    height: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
+    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="4k+1 frames.")
+    num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
+    guidance_scale: float | None = Field(None, ge=0, le=50, allow_inf_nan=False)
+    guidance_scale_2: float | None = Field(
+        None, ge=0, le=50, allow_inf_nan=False, description="Guidance of the low-noise expert of a two-expert model."
+    )
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Random where it is left out; the task shows it.")
+    fps: int | None = Field(None, ge=1, le=120)
+
+    def body(self) -> dict[str, Any]:
+        """Return what the client itself said, by which a repetition is recognised."""
+        return self.model_dump(exclude_unset=True, exclude={"task_id"})
+
+    def complete(self, model: ModelFolder) -> dict[str, Any]:
+        """Return the task config: every field with a value, checked against the model.
+
+        Raises:
+            InvalidRequestError: names the field, what was found and what is allowed.
+        """
+        config = model.defaults.model_dump() | self.model_dump(exclude_none=True, exclude={"task_id"})
+        config.setdefault("seed", secrets.randbelow(2**63))
+        for side in ("width", "height"):
+            if config[side] % model.side_multiple:
+                raise InvalidRequestError(
+                    side, f"Input should be a multiple of {model.side_multiple} for this model (found {config[side]})"
+                )
+        if config["num_frames"] % model.temporal_scale != 1 % model.temporal_scale:
+            low = (config["num_frames"] - 1) // model.temporal_scale * model.temporal_scale + 1
+            raise InvalidRequestError(
+                "num_frames",
+                f"Input should be {model.temporal_scale}k+1 (found {config['num_frames']}; nearest: {low} "
+                f"and {low + model.temporal_scale})",
+            )
+        if not model.two_experts:
+            if self.guidance_scale_2 is not None:
+                raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
+            config["guidance_scale_2"] = None
+        return config

@@ -1,0 +1,77 @@
+"""Where videos are kept: a folder or a bucket behind STORAGE_URI, through fsspec."""
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from app.config import ConfigError
+
+
+def video_path(task_id: str, attempt: int) -> str:
+    """Return where an attempt's video goes; each attempt has a file of its own, so none can spoil another's."""
+    return f"{task_id}/{attempt}.mp4"
+
+
+class Storage:
+    """Files under one URI, such as ``file:///videos`` or ``s3://bucket/videos``. Paths are relative to it.
+
+    Raises:
+        ConfigError: nothing here can read the URI's scheme.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        try:
+            self._filesystem, root = fsspec.core.url_to_fs(uri)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"STORAGE_URI: {uri!r} cannot be used ({error}); file://, s3:// (extra s3) and gs:// (extra gcs) can"
+            ) from None
+        self._root = root.rstrip("/")
+
+    def put(self, file: Path, path: str) -> None:
+        """Store a local file at ``path``; what is there already is replaced."""
+        target = self._at(path)
+        self._filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        self._filesystem.put_file(str(file), target)
+
+    def local_copy(self, path: str) -> Path:
+        """Return a local file with the content of ``path``; a remote one is fetched once and kept for a while.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        target = self._at(path)
+        if self._is_local:
+            if not Path(target).is_file():
+                raise FileNotFoundError(target)
+            return Path(target)
+        cache: Any = fsspec.filesystem("filecache", fs=self._filesystem, expiry_time=3600, cache_storage="TMP")
+        with cache.open(target) as file:
+            return Path(file.name)
+
+    def delete(self, path: str) -> None:
+        """Delete one file; nothing to delete is fine."""
+        if self._filesystem.exists(self._at(path)):
+            self._filesystem.rm_file(self._at(path))
+
+    def delete_task(self, task_id: str, keep: str | None = None) -> None:
+        """Delete every file of a task but ``keep``; nothing to delete is fine."""
+        folder = self._at(task_id)
+        try:
+            found = self._filesystem.ls(folder, detail=False)
+        except FileNotFoundError:
+            return
+        for file in found:
+            if keep is None or not file.endswith(keep):
+                self._filesystem.rm_file(file)
+        if keep is None and self._is_local:
+            self._filesystem.rmdir(folder)
+
+    @property
+    def _is_local(self) -> bool:
+        return "file" in self._filesystem.protocol
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{path}"

@@ -1,0 +1,22 @@
+-- Ends an attempt and its task in one step. ARGV: id, attempt, status, finished_at, ttl_ms, then field names and values.
+-- Returns 1, or 0 if the attempt is no longer the task's.
+local id, attempt, status = ARGV[1], ARGV[2], ARGV[3]
+local known, current = unpack(redis.call('HMGET', key('task:' .. id), 'status', 'attempt'))
+if current ~= attempt then
+  return 0
+end
+if known == status then
+  return 1
+end
+if known ~= 'running' then
+  return 0
+end
+local fields = {}
+for i = 6, #ARGV do
+  fields[#fields + 1] = ARGV[i]
+end
+if status == 'succeeded' then
+  redis.call('HSET', key('task:' .. id), 'step', redis.call('HGET', key('task:' .. id), 'steps'))
+end
+finish(id, status, ARGV[4], tonumber(ARGV[5]), fields)
+return 1

@@ -1,0 +1,20 @@
+-- Begins the next attempt at a queued task. ARGV: id, cluster, holder, lease_ms, started_at, steps.
+-- Returns {'started', attempt, config}, or {status} of a task that runs elsewhere or ended, or {'unknown'}.
+local id, cluster, holder, lease_ms, started_at, steps = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local task = key('task:' .. id)
+local status = redis.call('HGET', task, 'status')
+if not status then
+  return { 'unknown' }
+end
+-- A reply may be lost and the call made again: the same holder is answered the same.
+if status == 'running' and redis.call('HGET', task, 'holder') == holder then
+  return { 'started', redis.call('HGET', task, 'attempt'), redis.call('HGET', task, 'config') }
+end
+if status ~= 'queued' then
+  return { status }
+end
+local attempt = redis.call('HINCRBY', task, 'attempt', 1)
+lease(id, cluster, holder, now() + lease_ms)
+set_status(id, 'running')
+redis.call('HSET', task, 'started_at', started_at, 'step', 0, 'steps', steps)
+return { 'started', attempt, redis.call('HGET', task, 'config') }

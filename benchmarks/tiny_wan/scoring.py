@@ -1,0 +1,29 @@
+"""Compares what videos show with what their prompts asked for."""
+
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.tiny_wan.prompts import understand
+from benchmarks.tiny_wan.reader import Frames, read
+
+
+def score(prompts: list[str], videos: list[Frames]) -> dict[str, Any]:
+    """Return the fractions of videos that show what was asked, and one row per prompt.
+
+    ``colour`` wants both the shape's and, where the prompt names one, the ground's. What a prompt leaves open is right.
+    The reader gets the frames alone; prompts are only looked at afterwards.
+    """
+    rows = []
+    for prompt, reading in zip(prompts, [read(video) for video in videos], strict=True):
+        wish = understand(prompt)
+        rows.append(
+            {
+                "prompt": prompt,
+                "colour": wish.colour in (None, reading.colour) and wish.ground in (None, reading.ground),
+                "shape": wish.shape in (None, reading.shape),
+                "direction": wish.motion in (None, reading.motion),
+                "reading": asdict(reading),
+            }
+        )
+    fractions = {name: sum(bool(row[name]) for row in rows) / len(rows) for name in ("colour", "shape", "direction")}
+    return {"prompts": len(rows), **fractions, "rows": rows}

@@ -1,0 +1,81 @@
+{{/*
+Metadata of the RayService or RayCluster: the label by which the operator knows it, the counts that the chart asks for
+and, where they are known, the model's attention heads, by which the operator tells a count without a plan.
+Usage: {{- include "wan22.clusterMetadata" . | nindent 2 }}
+*/}}
+{{- define "wan22.clusterMetadata" -}}
+{{- $declared := dict "totalWorkers" (int .Values.totalWorkers) "gangs" (int .Values.gangs) -}}
+{{- with include "wan22.attentionHeads" . -}}
+{{- $_ := set $declared "attentionHeads" (int .) -}}
+{{- end -}}
+name: {{ include "wan22.fullname" . }}
+namespace: {{ .Release.Namespace }}
+labels:
+  {{- include "wan22.labels" (dict "root" . "component" "ray") | nindent 2 }}
+  {{- if .Values.app.deploy }}
+  wan22.dev/managed: "true"
+  {{- end }}
+annotations:
+  wan22.dev/declared: {{ $declared | toJson | quote }}
+{{- end }}
+
+{{/*
+A RayCluster's spec. APIEntrypoint runs in every worker pod, so the head offers no CPUs.
+Usage: {{- include "wan22.clusterSpec" . | nindent 4 }}
+*/}}
+{{- define "wan22.clusterSpec" -}}
+rayVersion: {{ .Values.ray.version | quote }}
+enableInTreeAutoscaling: false
+{{- if .Values.ray.auth.enabled }}
+authOptions:
+  mode: token
+  secretName: {{ include "wan22.raySecret" . }}
+{{- end }}
+{{- if .Values.ray.gcsFaultTolerance }}
+gcsFaultToleranceOptions:
+  redisAddress: {{ printf "%s%s:%s" (include "wan22.redisTls" . | empty | ternary "" "rediss://") (include "wan22.redisHost" .) (include "wan22.redisPort" .) | quote }}
+  {{- if include "wan22.redisSecret" . }}
+  redisPassword:
+    {{- include "wan22.redisPasswordSource" . | nindent 4 }}
+  {{- end }}
+{{- end }}
+headGroupSpec:
+  rayStartParams:
+    {{- merge (dict "num-cpus" "0" "num-gpus" "0" "dashboard-host" "0.0.0.0") .Values.head.rayStartParams | toYaml | nindent 4 }}
+  template:
+    {{- include "wan22.rayPod" (dict "root" . "name" "ray-head" "group" .Values.head "resources" .Values.head.resources) | nindent 4 }}
+workerGroupSpecs:
+  - groupName: gpu-workers
+    {{- $pods := include "wan22.pods" . }}
+    replicas: {{ $pods }}
+    minReplicas: {{ $pods }}
+    maxReplicas: {{ $pods }}
+    # Written out as KubeRay would: where it fills a list in, it becomes the author of the whole list, and Helm's next
+    # upgrade conflicts with it.
+    numOfHosts: 1
+    scaleStrategy: {}
+    rayStartParams: {{ toJson .Values.worker.rayStartParams }}
+    template:
+      {{- include "wan22.rayPod" (dict "root" . "name" "ray-worker" "group" .Values.worker "resources" (include "wan22.workerResources" . | fromYaml)) | nindent 6 }}
+{{- end }}
+
+{{/*
+Resources of a worker pod: CPU and memory, its GPUs and RDMA adapters.
+Usage: {{ include "wan22.workerResources" . | fromYaml }}
+*/}}
+{{- define "wan22.workerResources" -}}
+{{- $devices := dict -}}
+{{- if .Values.gpusPerWorker }}
+{{- $_ := set $devices .Values.gpuResource (int .Values.gpusPerWorker | toString) -}}
+{{- end }}
+{{- with .Values.nccl.rdma }}
+{{- if .resource }}
+{{- $_ := set $devices .resource (int .count | toString) -}}
+{{- end }}
+{{- end }}
+{{- $limits := dict "cpu" (int .Values.worker.resources.limits.cpu | toString) "memory" .Values.worker.resources.limits.memory -}}
+limits:
+  {{- merge dict $devices $limits | toYaml | nindent 2 }}
+requests:
+  {{- merge dict $devices .Values.worker.resources.requests $limits | toYaml | nindent 2 }}
+{{- end }}

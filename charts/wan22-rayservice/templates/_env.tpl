@@ -1,0 +1,71 @@
+{{/*
+Environment of the app. It holds nothing that changes with the worker count: KubeRay builds a new cluster when a pod's
+environment changes. KubeRay itself gives the head REDIS_PASSWORD for its own state, and refuses a second one.
+Usage: {{- include "wan22.env" (dict "root" . "head" true) | nindent 4 }}
+*/}}
+{{- define "wan22.env" -}}
+{{- $values := .root.Values -}}
+{{- $secret := include "wan22.redisSecret" .root -}}
+- name: MODEL_PATH
+  value: {{ $values.model.path | quote }}
+- name: STORAGE_URI
+  value: {{ $values.storage.uri | quote }}
+{{- if and $secret (not (and .head $values.ray.gcsFaultTolerance)) }}
+- name: REDIS_PASSWORD
+  {{- include "wan22.redisPasswordSource" .root | nindent 2 }}
+{{- end }}
+{{- if include "wan22.redisTls" .root }}
+{{- if $secret }}
+- name: WAN22_REDIS_PASSWORD
+  {{- include "wan22.redisPasswordSource" .root | nindent 2 }}
+{{- end }}
+- name: REDIS_URL
+  value: {{ printf "rediss://%s%s:%s/0" (empty $secret | ternary "" ":$(WAN22_REDIS_PASSWORD)@") (include "wan22.redisHost" .root) (include "wan22.redisPort" .root) | quote }}
+{{- else }}
+- name: REDIS_HOST
+  value: {{ include "wan22.redisHost" .root | quote }}
+- name: REDIS_PORT
+  value: {{ include "wan22.redisPort" .root | quote }}
+{{- end }}
+- name: HF_HOME
+  value: /cache/huggingface
+{{- with $values.model.hubToken }}
+{{- if .existingSecret }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ .existingSecret }}
+      key: {{ .key }}
+{{- end }}
+{{- end }}
+{{- with $values.nccl.socketIfname }}
+- name: NCCL_SOCKET_IFNAME
+  value: {{ . | quote }}
+- name: GLOO_SOCKET_IFNAME
+  value: {{ . | quote }}
+{{- end }}
+{{- with $values.nccl.ibHca }}
+- name: NCCL_IB_HCA
+  value: {{ . | quote }}
+{{- end }}
+{{- with $values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+ConfigMaps and Secrets whose keys become environment.
+Usage: {{- include "wan22.envFrom" . | nindent 2 }}
+*/}}
+{{- define "wan22.envFrom" -}}
+{{- if or .Values.storage.existingSecret .Values.extraEnvFrom }}
+envFrom:
+  {{- with .Values.storage.existingSecret }}
+  - secretRef:
+      name: {{ . }}
+  {{- end }}
+  {{- with .Values.extraEnvFrom }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,21 @@
+{{/*
+Labels of an object. Not for pod templates of the Ray cluster: a label that changes with the chart's version would make
+KubeRay build a new cluster.
+Usage: {{ include "wan22.labels" (dict "root" . "component" "redis") }}
+*/}}
+{{- define "wan22.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "wan22.selectorLabels" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end }}
+
+{{/*
+Labels that select the pods of a component; they never change.
+Usage: {{ include "wan22.selectorLabels" (dict "root" . "component" "redis") }}
+*/}}
+{{- define "wan22.selectorLabels" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}

@@ -1,0 +1,54 @@
+{{/*
+Name of the operator's objects.
+Usage: {{ include "wan22.operatorName" . }}
+*/}}
+{{- define "wan22.operatorName" -}}
+{{- printf "%s-operator" (include "wan22.base" .) -}}
+{{- end }}
+
+{{/*
+Name of the operator's objects that have no namespace.
+Usage: {{ include "wan22.operatorClusterName" . }}
+*/}}
+{{- define "wan22.operatorClusterName" -}}
+{{- printf "%s-%s" (include "wan22.operatorName" .) .Release.Namespace -}}
+{{- end }}
+
+{{/*
+Name of the webhooks' Service and of the Secret with their certificate.
+Usage: {{ include "wan22.webhookName" . }}
+*/}}
+{{- define "wan22.webhookName" -}}
+{{- printf "%s-webhook" (include "wan22.operatorName" .) -}}
+{{- end }}
+
+{{/*
+"true" where webhooks are served.
+Usage: {{ if include "wan22.webhookEnabled" . }}
+*/}}
+{{- define "wan22.webhookEnabled" -}}
+{{- if and .Values.operator.enabled .Values.webhook.enabled }}true{{ end -}}
+{{- end }}
+
+{{/*
+What the operator may do with Ray objects and what belongs to them, in the namespaces that it watches.
+Usage: {{- include "wan22.operatorRules" . | nindent 2 }}
+*/}}
+{{- define "wan22.operatorRules" -}}
+- apiGroups: [ray.io]
+  resources: [rayservices, rayclusters]
+  verbs: [get, list, watch, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [secrets]
+  resourceNames: {{ prepend .Values.operator.tokenSecrets (include "wan22.raySecret" .) | uniq | toJson }}
+  verbs: [get]
+{{- end }}

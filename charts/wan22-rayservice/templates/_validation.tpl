@@ -1,0 +1,102 @@
+{{/*
+What values.schema.json cannot say: rules between fields. Each message names the fields, what was found and the remedy.
+Usage: {{- include "wan22.validate" . }}
+*/}}
+{{- define "wan22.validate" -}}
+{{- include "wan22.validatePlan" . -}}
+{{- include "wan22.validateCpus" . -}}
+{{- include "wan22.validateRedis" . -}}
+{{- include "wan22.validateStorage" . -}}
+{{- include "wan22.validateCluster" . -}}
+{{- end }}
+
+{{- define "wan22.validatePlan" -}}
+{{- $heads := include "wan22.attentionHeads" . -}}
+{{- if $heads -}}
+{{- $allowed := include "wan22.allowedCounts" (int $heads) | fromJsonArray -}}
+{{- if not (has (float64 .Values.totalWorkers) $allowed) -}}
+{{- fail (printf "totalWorkers: %d ranks have no parallel plan for a model with %s attention heads (model.path %s); use one of %s" (int .Values.totalWorkers) $heads .Values.model.path (join ", " $allowed)) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.device "cuda") (not .Values.gpusPerWorker) -}}
+{{- fail "device: cuda needs a GPU per rank, but gpusPerWorker is 0; set gpusPerWorker to the GPUs of a worker pod, or leave device out" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "wan22.validateCpus" -}}
+{{- $app := .Values.app -}}
+{{- $cpu := int .Values.worker.resources.limits.cpu -}}
+{{- $pod := mul 1000 $cpu -}}
+{{- $ranks := include "wan22.ranksPerPod" . | int -}}
+{{- $api := include "wan22.milli" $app.apiCpus | int -}}
+{{- $leader := include "wan22.milli" $app.leaderCpus | int -}}
+{{- $rank := include "wan22.rankMilli" . | int -}}
+{{- $need := add $api (mul $ranks (add $leader $rank)) -}}
+{{- $onCpu := eq (include "wan22.device" .) "cpu" -}}
+{{- $crowded := and $onCpu (le (mul (add $ranks 1) $rank) $pod) -}}
+{{- if and $crowded (not $app.rankCpus) -}}
+{{- $least := mul (add $ranks 1) (add $api (mul $ranks $leader)) -}}
+{{- fail (printf "worker.resources.limits.cpu: %d CPUs are too few for a CPU worker pod with %d rank(s), APIEntrypoint (%v) and a leader (%v) per rank; set it to %d or more, or lower app.apiCpus or app.leaderCpus" $cpu $ranks $app.apiCpus $app.leaderCpus (add (div $least 1000) 1)) -}}
+{{- end -}}
+{{- if gt $need $pod -}}
+{{- fail (printf "worker.resources.limits.cpu: a worker pod has %d CPUs but needs %v: APIEntrypoint %v + %d x (leader %v + rank %v); set it to %d or more, or lower app.apiCpus, app.leaderCpus, app.rankCpus or gpusPerWorker" $cpu (divf $need 1000.0) $app.apiCpus $ranks $app.leaderCpus (divf $rank 1000.0) (div (add $need 999) 1000)) -}}
+{{- end -}}
+{{- if $crowded -}}
+{{- fail (printf "app.rankCpus: %v lets more than %d rank(s) into a worker pod of %d CPUs, where they may leave APIEntrypoint none; leave it out, so that it follows the pod" (divf $rank 1000.0) $ranks $cpu) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "wan22.validateRedis" -}}
+{{- if and (not .Values.redis.enabled) (not .Values.redis.external.host) -}}
+{{- fail "redis.external.host: empty, and redis.enabled is false; name an existing Redis or set redis.enabled to true" -}}
+{{- end -}}
+{{- if and .Values.redis.enabled .Values.redis.external.host -}}
+{{- fail (printf "redis.external.host: %s is set while redis.enabled is true; set redis.enabled to false to use it" .Values.redis.external.host) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "wan22.validateStorage" -}}
+{{- $uri := .Values.storage.uri -}}
+{{- if hasPrefix "file://" $uri -}}
+{{- $path := trimPrefix "file://" $uri -}}
+{{- $mounts := list -}}
+{{- range .Values.extraVolumeMounts -}}
+{{- $mounts = append $mounts .mountPath -}}
+{{- end -}}
+{{- if include "wan22.videosClaimed" . -}}
+{{- $mounts = append $mounts .Values.storage.mountPath -}}
+{{- end -}}
+{{- $inside := false -}}
+{{- range $mounts -}}
+{{- if hasPrefix (printf "%s/" (trimSuffix "/" .)) (printf "%s/" $path) -}}
+{{- $inside = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $inside -}}
+{{- fail (printf "storage.uri: %s lies in no volume that all pods share (mounted: %s); set storage.mountPath to a folder it lies in with storage.persistence.enabled true, mount one by extraVolumes and extraVolumeMounts, or use an object store" $uri (join ", " $mounts | default "none")) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "wan22.validateCluster" -}}
+{{- if not (regexMatch "^[a-z]" (include "wan22.base" .)) -}}
+{{- fail (printf "fullnameOverride: KubeRay wants a name that starts with a letter, but the release is named %s; set fullnameOverride" .Release.Name) -}}
+{{- end -}}
+{{- if and (eq .Values.kind "RayService") (not .Values.app.deploy) -}}
+{{- fail "app.deploy: false, but a RayService always deploys its application; set kind to RayCluster to run it by hand, or app.deploy to true" -}}
+{{- end -}}
+{{- if le (int .Values.worker.terminationGracePeriodSeconds) (int .Values.worker.preStopSeconds) -}}
+{{- fail (printf "worker.terminationGracePeriodSeconds: %d leaves no time after worker.preStopSeconds (%d); make it larger" (int .Values.worker.terminationGracePeriodSeconds) (int .Values.worker.preStopSeconds)) -}}
+{{- end -}}
+{{- range $name := list "num-cpus" "num-gpus" -}}
+{{- range $group := list "head" "worker" -}}
+{{- if hasKey (index $.Values $group).rayStartParams $name -}}
+{{- fail (printf "%s.rayStartParams: %s is set by the chart (a head offers no CPUs, a worker those of its limits); remove it" $group $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $versions := .Capabilities.APIVersions -}}
+{{- if and ($versions.Has "apps/v1/Deployment") (not ($versions.Has (printf "ray.io/v1/%s" .Values.kind))) -}}
+{{- fail (printf "kind: the cluster knows no %s of ray.io/v1; install the KubeRay operator and its CRDs (v1.6 or later) first" .Values.kind) -}}
+{{- end -}}
+{{- end }}

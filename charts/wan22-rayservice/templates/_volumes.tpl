@@ -1,0 +1,69 @@
+{{/*
+"true" where videos go to the claim.
+Usage: {{ if include "wan22.videosClaimed" . }}
+*/}}
+{{- define "wan22.videosClaimed" -}}
+{{- if and (hasPrefix "file://" .Values.storage.uri) .Values.storage.persistence.enabled }}true{{ end -}}
+{{- end }}
+
+{{/*
+Claim of the videos.
+Usage: {{ include "wan22.videosClaim" . }}
+*/}}
+{{- define "wan22.videosClaim" -}}
+{{- .Values.storage.persistence.existingClaim | default (printf "%s-videos" (include "wan22.base" .)) -}}
+{{- end }}
+
+{{/*
+Volumes of a Ray pod.
+Usage: {{- include "wan22.volumes" (dict "root" . "group" .Values.head) | nindent 2 }}
+*/}}
+{{- define "wan22.volumes" -}}
+- name: cache
+  emptyDir: {}
+{{- with .group.shmSize }}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ . }}
+{{- end }}
+{{- with .root.Values.model.existingClaim }}
+- name: model
+  persistentVolumeClaim:
+    claimName: {{ . }}
+    readOnly: true
+{{- end }}
+{{- if include "wan22.videosClaimed" .root }}
+- name: videos
+  persistentVolumeClaim:
+    claimName: {{ include "wan22.videosClaim" .root }}
+{{- end }}
+{{- with .root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/*
+Where they are mounted.
+Usage: {{- include "wan22.volumeMounts" (dict "root" . "group" .Values.head) | nindent 2 }}
+*/}}
+{{- define "wan22.volumeMounts" -}}
+- name: cache
+  mountPath: /cache
+{{- if .group.shmSize }}
+- name: shm
+  mountPath: /dev/shm
+{{- end }}
+{{- if .root.Values.model.existingClaim }}
+- name: model
+  mountPath: {{ .root.Values.model.mountPath }}
+  readOnly: true
+{{- end }}
+{{- if include "wan22.videosClaimed" .root }}
+- name: videos
+  mountPath: {{ .root.Values.storage.mountPath }}
+{{- end }}
+{{- with .root.Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}

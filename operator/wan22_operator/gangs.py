@@ -1,0 +1,123 @@
+"""What a running cluster says about itself: its gangs (the app's /readyz), Ray's nodes and Serve (the dashboard)."""
+
+import base64
+import json
+import time
+from typing import Any
+
+import aiohttp
+
+from wan22_operator import constants as names
+from wan22_operator.kube import Kube
+from wan22_operator.snapshots import Snapshot
+from wan22_operator.steps import Gang
+
+TIMEOUT = aiohttp.ClientTimeout(total=4, connect=2)
+TOKEN_SECONDS = 60
+
+
+class NoAnswerError(RuntimeError):
+    """The cluster does not answer, or not as expected."""
+
+
+class Ray:
+    """The head Services of RayClusters."""
+
+    def __init__(self, kube: Kube, cluster_domain: str) -> None:
+        self._kube = kube
+        self._domain = cluster_domain
+        self._tokens: dict[tuple[str, str], tuple[float, str]] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session:
+            await self._session.close()
+
+    async def gangs(self, cluster: Snapshot) -> tuple[Gang, ...] | None:
+        """Return what the gangs of this cluster report; None where the app does not answer."""
+        try:
+            status, value = await self._ask("GET", cluster, names.SERVE_PORT, "/readyz")
+        except NoAnswerError:
+            return None
+        if status not in (200, 503) or not isinstance(value, dict) or not isinstance(value.get("gangs"), list):
+            return None
+        return tuple(_gang(item) for item in value["gangs"] if isinstance(item, dict))
+
+    async def nodes(self, cluster: Snapshot) -> frozenset[str] | None:
+        """Return the IPs of the living Ray worker nodes; None where the dashboard does not answer."""
+        try:
+            status, value = await self._ask("GET", cluster, names.DASHBOARD_PORT, "/api/v0/nodes?limit=10000")
+            rows = value["data"]["result"]["result"]
+        except (NoAnswerError, KeyError, TypeError):
+            return None
+        if status != 200:
+            return None
+        return frozenset(row["node_ip"] for row in rows if row["state"] == "ALIVE" and not row["is_head_node"])
+
+    async def deployed(self, cluster: Snapshot) -> dict[str, Any]:
+        """Return the configuration of every Serve application that is deployed, by name.
+
+        Raises:
+            NoAnswerError: the dashboard does not answer.
+        """
+        status, value = await self._ask("GET", cluster, names.DASHBOARD_PORT, "/api/serve/applications/")
+        if status != 200 or not isinstance(value, dict):
+            raise NoAnswerError(f"the dashboard answered {status} when asked for the Serve applications")
+        applications = value.get("applications") or {}
+        return {name: details.get("deployed_app_config") or {} for name, details in applications.items()}
+
+    async def deploy(self, cluster: Snapshot, serve_config: object) -> None:
+        """Give Serve its configuration.
+
+        Raises:
+            NoAnswerError: the dashboard does not answer or refuses it.
+        """
+        path = "/api/serve/applications/"
+        status, value = await self._ask("PUT", cluster, names.DASHBOARD_PORT, path, serve_config)
+        if status != 200:
+            raise NoAnswerError(f"the dashboard answered {status} to the Serve configuration: {str(value)[:300]}")
+
+    async def _ask(self, verb: str, cluster: Snapshot, port: int, path: str, body: object = None) -> tuple[int, Any]:
+        service = cluster.head_service or f"{cluster.name}-head-svc"
+        url = f"http://{service}.{cluster.namespace}.svc.{self._domain}:{port}{path}"
+        token = await self._token(cluster) if port == names.DASHBOARD_PORT else ""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=TIMEOUT, trust_env=True)
+        try:
+            async with self._session.request(verb, url, json=body, headers=headers) as response:
+                return response.status, _parsed(await response.text())
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise NoAnswerError(f"{service}:{port} does not answer: {error or repr(error)}") from None
+
+    async def _token(self, cluster: Snapshot) -> str:
+        """Return Ray's token from its Secret, kept for a minute; empty where the cluster has none."""
+        if not cluster.token_secret:
+            return ""
+        key = cluster.namespace, cluster.token_secret
+        read_at, token = self._tokens.get(key, (float("-inf"), ""))
+        if time.monotonic() - read_at > TOKEN_SECONDS:
+            secret = await self._kube.get(f"/api/v1/namespaces/{key[0]}/secrets/{key[1]}")
+            encoded = ((secret or {}).get("data") or {}).get(names.TOKEN_KEY, "")
+            token = base64.b64decode(encoded).decode().strip()
+            self._tokens[key] = time.monotonic(), token
+        return token
+
+
+def _gang(item: dict[str, Any]) -> Gang:
+    places = {str(node.get("ip")) for node in item.get("nodes") or () if node.get("ranks") or node.get("leader")}
+    return Gang(
+        wanted=int(item.get("wanted") or 0),
+        have=int(item.get("have") or 0),
+        phase=str(item.get("phase") or "unknown"),
+        message=str(item.get("message") or ""),
+        places=frozenset(places),
+    )
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,175 @@
+"""The few fields of a RayService or RayCluster that the operator decides by, taken out of the whole object."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wan22_operator import constants as names
+
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """The worker group ``gpu-workers`` as the spec has it."""
+
+    path: str
+    """JSON pointer to the group in its object."""
+    replicas: int | None
+    minimum: int | None
+    maximum: int | None
+    hosts: int
+    ranks_per_pod: int
+    """GPUs of a worker pod; 1 on a pod without, which holds one rank."""
+    gpus: int
+    cpus: float | None
+    """CPU limit of a worker pod; None where it has none."""
+    workers_to_delete: tuple[str, ...]
+    has_scale_strategy: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One object at one resourceVersion."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str = ""
+    resource_version: str = ""
+    managed: bool = False
+    deleting: bool = False
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Annotations of this project only."""
+    has_annotations: bool = False
+    serve_config: str = ""
+    group: WorkerGroup | None = None
+    autoscaling: bool = False
+    suspended: bool = False
+    owner: str = ""
+    """On a RayCluster: the RayService that it was made for."""
+    active_cluster: str = ""
+    pending_cluster: str = ""
+    head_service: str = ""
+    model_path: str = ""
+    """MODEL_PATH of the worker pods, where their spec holds it."""
+    token_secret: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What identifies the object: kind, namespace and name."""
+        return self.kind, self.namespace, self.name
+
+    @property
+    def standalone(self) -> bool:
+        """Whether this is a RayCluster of its own, not one that a RayService made."""
+        return self.kind == names.RAY_CLUSTER and not self.owner
+
+
+def read(kind: str, body: Body) -> Snapshot:
+    """Take a snapshot of an object as the API server shows it. Missing fields are absent, never an error."""
+    meta, spec, status = _map(body, "metadata"), _map(body, "spec"), _map(body, "status")
+    cluster, root = spec, "/spec"
+    if kind == names.RAY_SERVICE:
+        cluster, root = _map(spec, "rayClusterConfig"), "/spec/rayClusterConfig"
+    annotations = _map(meta, "annotations")
+    owners = [owner for owner in meta.get("ownerReferences") or () if owner.get("kind") == names.RAY_SERVICE]
+    auth = _map(cluster, "authOptions")
+    name = str(meta.get("name", ""))
+    token = str(auth.get("secretName") or name) if auth.get("mode") == "token" else ""
+    return Snapshot(
+        kind=kind,
+        namespace=str(meta.get("namespace", "")),
+        name=name,
+        uid=str(meta.get("uid", "")),
+        resource_version=str(meta.get("resourceVersion", "")),
+        managed=_map(meta, "labels").get(names.MANAGED) == "true",
+        deleting=bool(meta.get("deletionTimestamp")),
+        annotations={key: str(value) for key, value in annotations.items() if key.startswith(names.PREFIX)},
+        has_annotations=bool(annotations),
+        serve_config=str(spec.get("serveConfigV2") or "") if kind == names.RAY_SERVICE else "",
+        group=_group(cluster, root),
+        autoscaling=cluster.get("enableInTreeAutoscaling") is True,
+        suspended=cluster.get("suspend") is True,
+        owner=str(owners[0].get("name", "")) if owners else "",
+        active_cluster=str(_map(status, "activeServiceStatus").get("rayClusterName") or ""),
+        pending_cluster=str(_map(status, "pendingServiceStatus").get("rayClusterName") or ""),
+        model_path=_model_path(cluster),
+        head_service=str(_map(status, "head").get("serviceName") or ""),
+        token_secret=token,
+    )
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """Return the pod names in a ``workers-to-delete`` annotation; none where it is absent or unreadable."""
+    try:
+        value = json.loads(text or "[]")
+    except ValueError:
+        return ()
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _group(cluster: Body, root: str) -> WorkerGroup | None:
+    for index, group in enumerate(cluster.get("workerGroupSpecs") or ()):
+        if group.get("groupName") == names.WORKER_GROUP:
+            gpus = _gpus(group)
+            strategy = _map(group, "scaleStrategy")
+            return WorkerGroup(
+                path=f"{root}/workerGroupSpecs/{index}",
+                replicas=_whole(group.get("replicas")),
+                minimum=_whole(group.get("minReplicas")),
+                maximum=_whole(group.get("maxReplicas")),
+                hosts=_whole(group.get("numOfHosts")) or 1,
+                ranks_per_pod=max(1, gpus),
+                gpus=gpus,
+                cpus=_cpus(group),
+                workers_to_delete=tuple(strategy.get("workersToDelete") or ()),
+                has_scale_strategy="scaleStrategy" in group,
+            )
+    return None
+
+
+def _model_path(cluster: Body) -> str:
+    for group in cluster.get("workerGroupSpecs") or ():
+        if group.get("groupName") == names.WORKER_GROUP:
+            for variable in _container(group).get("env") or ():
+                if variable.get("name") == "MODEL_PATH":
+                    return str(variable.get("value") or "")
+    return ""
+
+
+def _container(group: Body) -> Body:
+    """Return the first container of a group's pods, the one that runs Ray."""
+    containers: Sequence[Body] = _map(_map(group, "template"), "spec").get("containers") or ({},)
+    return containers[0]
+
+
+def _gpus(group: Body) -> int:
+    """Return the GPUs of one pod, as KubeRay counts them: the first container's limit, unless num-gpus says other."""
+    given = _whole(_map(group, "rayStartParams").get("num-gpus"))
+    if given is not None:
+        return given
+    limits = _map(_map(_container(group), "resources"), "limits")
+    return sum(_whole(value) or 0 for key, value in limits.items() if str(key).endswith("gpu"))
+
+
+def _cpus(group: Body) -> float | None:
+    """Return the CPU limit of one pod, which KubeRay makes Ray's CPUs."""
+    text = str(_map(_map(_container(group), "resources"), "limits").get("cpu", ""))
+    try:
+        return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
+    except ValueError:
+        return None
+
+
+def _map(value: Body, key: str) -> Mapping[str, Any]:
+    found = value.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _whole(value: object) -> int | None:
+    try:
+        return int(str(value)) if value is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,21 @@
+"""serveConfigV2: typed values in, one text out; reading, editing and checking anybody's."""
+
+from serve_config.check import check
+from serve_config.counts import Counts, counts, with_counts
+from serve_config.document import ServeConfigError
+from serve_config.problems import Problem
+from serve_config.resources import Pods
+from serve_config.template import render
+from serve_config.values import ServeValues
+
+__all__ = [
+    "Counts",
+    "Pods",
+    "Problem",
+    "ServeConfigError",
+    "ServeValues",
+    "check",
+    "counts",
+    "render",
+    "with_counts",
+]

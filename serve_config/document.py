@@ -1,0 +1,100 @@
+"""A YAML or JSON text as a tree that still knows where each value stands, so that it can be edited in place."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+Path = tuple[str | int, ...]
+
+
+class ServeConfigError(ValueError):
+    """A serveConfigV2 cannot be read or edited; the message names the place and the remedy."""
+
+
+def compose(text: str) -> Node:
+    """Return the tree of the only document in ``text``.
+
+    Raises:
+        ServeConfigError: a syntax error (with line and column), no document, or more than one.
+    """
+    try:
+        documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
+        why = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ServeConfigError(f"{where}: not readable as YAML ({why}); correct the text there") from None
+    except yaml.YAMLError as error:
+        raise ServeConfigError(f"not readable as YAML ({error}); correct the text") from None
+    if not documents:
+        raise ServeConfigError("the text is empty; write one document with the key applications")
+    if len(documents) > 1:
+        raise ServeConfigError(
+            f"{place(documents[1])}: a second document starts here, and KubeRay reads only the first; "
+            "keep one document (list several applications under applications)"
+        )
+    return documents[0]
+
+
+def place(node: Node) -> str:
+    """Return ``line L, column C`` of a node, both counted from 1."""
+    return f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
+
+
+def plain(node: Node) -> object:
+    """Return the plain Python value of a tree."""
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ServeConfigError(f"{place(node)}: {str(error).splitlines()[0]}; write a plain value") from None
+    finally:
+        loader.dispose()
+
+
+def get(node: Node | None, key: str) -> Node | None:
+    """Return the value of ``key`` in a mapping node; None where the node is no mapping or lacks the key."""
+    if isinstance(node, MappingNode):
+        for name, value in node.value:
+            if isinstance(name, ScalarNode) and name.value == key:
+                return value  # type: ignore[no-any-return]
+    return None
+
+
+def items(node: Node | None) -> list[Node]:
+    """Return the entries of a sequence node; none where the node is no sequence."""
+    return list(node.value) if isinstance(node, SequenceNode) else []
+
+
+def scalar(node: Node | None) -> object:
+    """Return the value of a scalar node; None where it is absent or no scalar."""
+    return plain(node) if isinstance(node, ScalarNode) else None
+
+
+def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    """Yield every node below ``node`` with its path, itself first; an alias is followed once."""
+    yield path, node
+    if isinstance(node, MappingNode):
+        for name, value in node.value:
+            yield from walk(value, (*path, str(name.value)))
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from walk(value, (*path, index))
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace ``text[start:end]`` by ``new``."""
+
+    start: int
+    end: int
+    new: str
+
+
+def apply(text: str, edits: list[Edit]) -> str:
+    """Return ``text`` with edits that do not overlap."""
+    for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
+        text = text[: edit.start] + edit.new + text[edit.end :]
+    return text

@@ -1,0 +1,50 @@
+"""What is wrong with a serveConfigV2, with its place and the remedy."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from yaml.nodes import Node
+
+from serve_config.document import Path, walk
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; lines and columns count from 1, and are 0 where the place is unknown."""
+
+    where: str
+    message: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        position = [f"line {self.line}, column {self.column}"] if self.line else []
+        return ": ".join([*position, *filter(None, [self.where]), self.message])
+
+    def moved(self, lines: int, columns: int) -> "Problem":
+        """Return the problem as it stands in a text where this one is indented and further down."""
+        return replace(self, line=self.line + lines, column=self.column + columns) if self.line else self
+
+
+class Places:
+    """Where the values of a document stand."""
+
+    def __init__(self, root: Node) -> None:
+        self._nodes = dict(walk(root))
+
+    def problem(self, path: Iterable[str | int], message: str) -> Problem:
+        """Return a problem at ``path``, or at the nearest value above it that is written."""
+        path = tuple(path)
+        near: Path = path
+        while near not in self._nodes:
+            near = near[:-1]
+        mark = self._nodes[near].start_mark
+        return Problem(written(path), message, mark.line + 1, mark.column + 1)
+
+
+def written(path: Iterable[str | int]) -> str:
+    """Return a path as people write it: ``applications[0].name``."""
+    words = ""
+    for step in path:
+        words += f"[{step}]" if isinstance(step, int) else f".{step}" if words else str(step)
+    return words

@@ -1,0 +1,38 @@
+"""Real parts that the app's tests share: one Redis server and one tiny model a run."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from app.task_store import TaskStore
+from app.task_store.embedded import EmbeddedRedis
+from app.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def two_expert_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "two-experts", two_experts=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def store(redis_server: EmbeddedRedis) -> AsyncIterator[TaskStore]:
+    """An empty store with a lease of a second."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    store = TaskStore.connect(redis_server.url, lease_seconds=1, task_ttl_seconds=60, max_queued_tasks=50)
+    yield store
+    await store.close()

@@ -1,0 +1,40 @@
+"""One Ray cluster serves all tests of this folder; each test changes the application on it as far as it needs to."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import redis
+
+from app.task_store.embedded import EmbeddedRedis
+from app.tiny_model import write_tiny_model
+from tests.app.service.harness import Service, running_cluster
+
+
+@pytest.fixture(scope="package")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    # Deeper than the other tests' model: a step takes long enough for a fault to fall into the middle of a task.
+    model = write_tiny_model(tmp_path_factory.mktemp("models") / "deep", layers=24)
+    # A server of its own: its dispatchers would take the tasks of the store's tests.
+    server = EmbeddedRedis().start()
+    with running_cluster(server, model, tmp_path_factory.mktemp("videos")) as service:
+        yield service
+    server.stop()
+
+
+@pytest.fixture
+def service(cluster: Service) -> Iterator[Service]:
+    """The service with an empty store. What a test deployed stays up: the next deploy changes only what differs."""
+    with redis.Redis.from_url(cluster.redis.url) as client:
+        for key in client.scan_iter("wan22:*"):
+            name = key.decode()
+            if name.startswith(
+                ("wan22:task", "wan22:queue", "wan22:leases", "wan22:out", "wan22:ended", "wan22:grace")
+            ):
+                client.delete(key)
+    yield cluster
+    for process in psutil.Process().children(recursive=True):
+        if process.status() == psutil.STATUS_STOPPED:
+            os.kill(process.pid, signal.SIGCONT)

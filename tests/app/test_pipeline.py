@@ -1,0 +1,155 @@
+"""The same seed gives the same frames whatever the number of ranks: on a CPU, bit for bit.
+
+Real processes form gloo worlds of 1, 2 and 4 ranks one after the other, as a gang does when it is resized.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from app.config import ConfigError
+from app.pipeline import CancelledError, Pipeline
+from app.plan import Plan
+from tests.ports import free_port
+
+Frames = NDArray[np.uint8]
+
+_pipelines: dict[str, Pipeline] = {}
+
+
+def _pipeline(folder: str) -> Pipeline:
+    torch.set_num_threads(1)
+    if folder not in _pipelines:
+        _pipelines[folder] = Pipeline(folder, torch.device("cpu"))
+    return _pipelines[folder]
+
+
+def _run(folder: str, rank: int, world: int, port: int, configs: list[dict[str, Any]], stop_at: int) -> Any:
+    """In a rank's process: join a world, run the requests, leave it."""
+    pipeline = _pipeline(folder)
+    store = dist.TCPStore("127.0.0.1", port, world, rank == 0, timedelta(seconds=60))
+    pipeline.join(store, rank, world, timedelta(seconds=60))
+    results: list[Any] = []
+    for config in configs:
+        filled = pipeline.model.defaults.model_dump() | {"seed": 7} | config
+        steps: list[int] = []
+
+        def on_step(step: int, steps: list[int] = steps) -> bool:
+            steps.append(step)
+            return step != stop_at
+
+        try:
+            frames = pipeline.generate(filled, on_step)
+        except CancelledError:
+            frames = None
+        results.append((frames, pipeline.plan(filled), steps))
+    pipeline.leave()
+    return results
+
+
+class World:
+    """Four rank processes that stay; each call uses the first few of them."""
+
+    def __init__(self) -> None:
+        self._pools = [ProcessPoolExecutor(1, mp_context=get_context("spawn")) for _ in range(4)]
+
+    def run(
+        self, folder: Path, world: int, *configs: dict[str, Any], stop_at: int = -1
+    ) -> list[list[tuple[Frames | None, Plan, list[int]]]]:
+        """Return each rank's results."""
+        port = free_port()
+        calls: list[Future[Any]] = [
+            pool.submit(_run, str(folder), rank, world, port, list(configs), stop_at)
+            for rank, pool in enumerate(self._pools[:world])
+        ]
+        return [call.result(timeout=120) for call in calls]
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.shutdown(wait=False)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
+
+
+GUIDED, UNGUIDED = {"guidance_scale": 4.0}, {"guidance_scale": 1.0}
+
+
+@pytest.mark.parametrize("experts", ["tiny_model", "two_expert_model"])
+def test_one_two_and_four_ranks_make_the_same_frames(
+    experts: str, world: World, request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(experts)
+    alone = [frames for frames, _, _ in world.run(folder, 1, GUIDED, UNGUIDED)[0]]
+    for ranks, plans in ((4, [Plan(2, 2), Plan(1, 4)]), (2, [Plan(2, 1), Plan(1, 2)])):
+        results = world.run(folder, ranks, GUIDED, UNGUIDED)
+        assert [plan for _, plan, _ in results[0]] == plans
+        for expected, (frames, _, _) in zip(alone, results[0], strict=True):
+            assert expected is not None
+            assert frames is not None
+            assert np.array_equal(frames, expected)
+        assert all(frames is None for rank in results[1:] for frames, _, _ in rank), "rank 0 alone decodes"
+
+
+def test_both_experts_are_used(world: World, two_expert_model: Path) -> None:
+    same, other = world.run(two_expert_model, 1, {"guidance_scale_2": 4.0}, {"guidance_scale_2": 9.0})[0]
+    assert not np.array_equal(np.asarray(same[0]), np.asarray(other[0]))
+
+
+def test_tokens_that_do_not_divide_are_repeated_not_refused(world: World, tiny_model: Path) -> None:
+    # One latent frame of 1 x 3 tokens divides over neither 2 nor 4 ranks.
+    odd = {"width": 48, "height": 16, "num_frames": 1, "guidance_scale": 1.0}
+    alone = world.run(tiny_model, 1, odd)[0][0][0]
+    frames, plan, _ = world.run(tiny_model, 4, odd)[0][0]
+    assert plan == Plan(1, 1, replicas=4)
+    assert np.array_equal(np.asarray(frames), np.asarray(alone))
+
+
+def test_the_seed_and_the_prompt_decide(world: World, tiny_model: Path) -> None:
+    results = world.run(tiny_model, 1, {"seed": 1}, {"seed": 1}, {"seed": 2}, {"seed": 1, "prompt": "blue"})[0]
+    one, again, other_seed, other_prompt = (np.asarray(frames) for frames, _, _ in results)
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other_seed)
+    assert not np.array_equal(one, other_prompt)
+
+
+def test_all_ranks_stop_at_the_step_at_which_rank_0_says_so(world: World, tiny_model: Path) -> None:
+    results = world.run(tiny_model, 2, {"num_inference_steps": 10}, stop_at=3)
+    assert [steps for ((_, _, steps),) in results] == [[1, 2, 3], [1, 2, 3]]
+    assert [frames for ((frames, _, _),) in results] == [None, None]
+
+
+def _break(folder: Path, tmp_path: Path, damage: Callable[[Path], None]) -> str:
+    import shutil
+
+    copy = tmp_path / "broken"
+    shutil.copytree(folder, copy)
+    damage(copy)
+    return str(copy)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "vae/diffusion_pytorch_model.safetensors").unlink(),
+        lambda folder: (folder / "transformer/diffusion_pytorch_model.safetensors").write_bytes(b"cut off"),
+        lambda folder: (folder / "tokenizer/tokenizer.json").write_text("{"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(damage: Callable[[Path], None], tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"MODEL_PATH: .*broken does not load as a diffusers pipeline: ") as caught:
+        Pipeline(_break(tiny_model, tmp_path, damage), torch.device("cpu"))
+    assert len(str(caught.value).splitlines()) == 1

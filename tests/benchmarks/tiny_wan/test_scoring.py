@@ -1,0 +1,20 @@
+"""Scores compare what was read with what was asked."""
+
+import torch
+
+from benchmarks.tiny_wan.clips import draw
+from benchmarks.tiny_wan.scenes import Scene
+from benchmarks.tiny_wan.scoring import score
+
+
+def test_fractions_count_what_is_right_and_leave_open_what_the_prompt_does() -> None:
+    drawn = draw([Scene("circle", "red", "blue", "left")], 17, 128, torch.Generator().manual_seed(0))[0]
+    video = ((drawn + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    prompts = [
+        "a red circle moving left",
+        "a red square rising on a blue ground",
+        "a red circle on a green ground",
+        "anything",
+    ]
+    scores = score(prompts, [video] * 4)
+    assert (scores["prompts"], scores["colour"], scores["shape"], scores["direction"]) == (4, 0.75, 0.75, 0.75)

@@ -1,0 +1,174 @@
+"""The chart as Helm sees it: lint, generated files, wrong values, security, and what must never change a pod."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+import tools
+from tests.charts.conftest import CHART, CI, Template, pods
+
+GENERATE = CHART.parent / "generate.py"
+
+
+@pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
+def test_lint_is_strict(file: Path, helm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = helm("lint", "--strict", CHART, "--values", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_suites_of_helm_unittest_pass() -> None:
+    command = [str(tools.binary("helm-unittest")), "--strict", "--color=false", str(CHART)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_schema_and_table_are_those_of_the_values() -> None:
+    done = subprocess.run([sys.executable, GENERATE, "--check"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_stale_schema_is_told(tmp_path: Path) -> None:
+    for name in ("values.yaml", "README.md", "values.schema.json"):
+        (tmp_path / name).write_text((CHART / name).read_text(encoding="utf-8"), encoding="utf-8")
+    with (tmp_path / "values.yaml").open("a", encoding="utf-8") as file:
+        file.write("\n# -- Something new.\nnewValue: 1\n")
+    done = subprocess.run([sys.executable, GENERATE, "--check", tmp_path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "values.schema.json: not up to date; run python charts/generate.py" in done.stdout
+
+
+def test_schema_allows_nothing_that_values_do_not_name() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator.check_schema(schema)
+
+    def strict(part: dict[str, Any], values: dict[str, Any]) -> None:
+        assert part["additionalProperties"] is False
+        for key, value in values.items():
+            if "properties" in part["properties"][key]:
+                strict(part["properties"][key], value)
+
+    strict(schema, yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"totalWorkers": 0}, ["/totalWorkers", "minimum"]),
+        ({"totalWorkers": "four"}, ["/totalWorkers", "want integer"]),
+        ({"totalWorkers": 2.5}, ["/totalWorkers"]),
+        ({"totalWorkers": 7}, ["totalWorkers: 7 ranks", "24 attention heads", "use one of 1, 2, 3, 4, 6, 8"]),
+        ({"totalWorkers": 3, "model.path": "x-A14B"}, ["totalWorkers: 3 ranks", "40 attention heads"]),
+        ({"gpuPerWorker": 1}, ["gpuPerWorker"]),
+        ({"image.tagg": "a"}, ["/image", "tagg"]),
+        ({"kind": "RayJob"}, ["/kind", "RayService", "RayCluster"]),
+        ({"redis.enabled": "false"}, ["redis.external.host: empty", "redis.enabled"]),
+        ({"redis.external.host": "a"}, ["redis.external.host", "set redis.enabled to false"]),
+        ({"storage.uri": "videos"}, ["/storage/uri"]),
+        ({"storage.uri": "file:///elsewhere"}, ["storage.uri", "mounted: /videos"]),
+        ({"storage.persistence.enabled": "false"}, ["storage.uri", "mounted: none"]),
+        ({"fullnameOverride": "9a"}, ["fullnameOverride"]),
+        ({"app.deploy": "false"}, ["app.deploy", "set kind to RayCluster"]),
+        ({"worker.resources.limits.cpu": "7500m"}, ["/worker/resources/limits/cpu"]),
+        ({"worker.preStopSeconds": 90}, ["worker.terminationGracePeriodSeconds: 60", "worker.preStopSeconds (90)"]),
+        ({"gpusPerWorker": 8, "worker.resources.limits.cpu": 4}, ["worker.resources.limits.cpu", "needs 4.25"]),
+    ],
+)
+def test_wrong_value_names_its_field(values: dict[str, Any], words: list[str], template: Template) -> None:
+    refused = template(**values)
+    assert refused.returncode != 0
+    for word in words:
+        assert word in refused.error
+
+
+def test_a_cluster_without_kuberay_is_told(helm: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    done = helm("template", "wan22", CHART, "--api-versions", "apps/v1/Deployment")
+    assert "install the KubeRay operator and its CRDs" in done.stderr
+    known = helm("template", "wan22", CHART, "--api-versions", "apps/v1/Deployment,ray.io/v1/RayService")
+    assert known.returncode == 0
+
+
+@pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
+def test_pods_are_restricted(file: Path, template: Template) -> None:
+    """Pod Security "restricted"; only the RDMA scenario asks for more, and says so."""
+    found = list(pods(template(file).objects))
+    assert len(found) >= 4
+    for name, spec in found:
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"] is True, name
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        rdma = file.stem.startswith("two-nodes") and name.endswith("gpu-workers")
+        assert spec.get("hostNetwork", False) is rdma, name
+        for container in spec["containers"]:
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False, name
+            assert own["capabilities"] == {"drop": ["ALL"]} | ({"add": ["IPC_LOCK"]} if rdma else {}), name
+            assert "resources" in container, name
+
+
+@pytest.mark.parametrize("sets", [{"totalWorkers": 8}, {"gangs": 3}])
+def test_a_count_changes_no_pod(sets: dict[str, Any], template: Template) -> None:
+    """KubeRay would build a new cluster."""
+    before, after = dict(pods(template().objects)), dict(pods(template(**sets).objects))
+    assert before == after
+
+
+def test_a_new_version_of_the_chart_changes_no_ray_pod(template: Template) -> None:
+    cluster = template().one("RayService")["spec"]["rayClusterConfig"]
+    text = json.dumps([cluster["headGroupSpec"], cluster["workerGroupSpecs"]])
+    assert "helm.sh/chart" not in text
+    assert "app.kubernetes.io/version" not in text
+
+
+def test_names_follow_the_release(template: Template) -> None:
+    for release, name in (
+        ("wan22", "wan22-rayservice"),
+        ("wan22-rayservice", "wan22-rayservice"),
+        ("a", "a-rayservice"),
+    ):
+        assert template(release=release).one("RayService")["metadata"]["name"] == name
+    assert template(kind="RayCluster").one("RayCluster")["metadata"]["name"] == "wan22-ray-cluster"
+    long = template(release="r" * 53).one("RayService")["metadata"]["name"]
+    assert len(long) <= 47
+
+
+@pytest.mark.parametrize("file", CI, ids=lambda file: file.stem)
+def test_rendered_objects_hold_nobodys_addresses_nor_passwords(file: Path, template: Template) -> None:
+    rendered = template(file)
+    text = yaml.safe_dump_all([one for one in rendered.objects if one["kind"] != "Secret"])
+    addresses = set(re.findall(r"\b(?:\d{1,3}\.){3}\d{1,3}\b", text)) - {"0.0.0.0"}
+    assert addresses == set()
+    assert "password: " not in re.sub(r"key: password", "", text)
+
+
+def test_managed_objects_declare_their_counts(template: Template) -> None:
+    metadata = template(totalWorkers=4, gangs=3).one("RayService")["metadata"]
+    assert metadata["labels"]["wan22.dev/managed"] == "true"
+    assert json.loads(metadata["annotations"]["wan22.dev/declared"]) == {
+        "attentionHeads": 24,
+        "totalWorkers": 4,
+        "gangs": 3,
+    }
+
+
+def test_raycluster_by_hand_is_nobodys(template: Template) -> None:
+    rendered = template(kind="RayCluster", **{"app.deploy": "false", "operator.enabled": "false"})
+    assert "wan22.dev/managed" not in rendered.one("RayCluster")["metadata"]["labels"]
+    assert [one["kind"] for one in rendered.objects if "deploy" in one["metadata"]["name"]] == []
+
+
+def test_package_holds_the_template_as_a_file(
+    tmp_path: Path, template: Template, helm: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = helm("package", CHART, "--destination", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("*.tgz")
+    packaged = template(chart=archive).one("RayService")["spec"]
+    assert packaged["serveConfigV2"] == template().one("RayService")["spec"]["serveConfigV2"]

@@ -1,0 +1,170 @@
+"""What the webhooks make of an object, without a server."""
+
+import json
+from typing import Any
+
+import pytest
+from wan22_operator import admission
+from wan22_operator import constants as names
+from wan22_operator.admission import RefusedError
+from wan22_operator.snapshots import Snapshot, read
+
+from serve_config import ServeValues, counts, render
+
+Json = dict[str, Any]
+
+
+def ray_service(workers: int = 2, gpus: int = 1, annotations: dict[str, str] | None = None) -> Json:
+    values = ServeValues(total_workers=workers, gpus_per_worker=gpus, attention_heads=40, worker_cpus=64)
+    pods = values.pods
+    given = {f"wan22.dev/{key.replace('_', '-')}": value for key, value in (annotations or {}).items()}
+    limits = {"nvidia.com/gpu": str(gpus)}
+    return {
+        "metadata": {"name": "rs", "labels": {names.MANAGED: "true"}, "annotations": given},
+        "spec": {
+            "serveConfigV2": render(values),
+            "rayClusterConfig": {
+                "workerGroupSpecs": [
+                    {"groupName": "other", "replicas": 7},
+                    {
+                        "groupName": "gpu-workers",
+                        "replicas": pods,
+                        "minReplicas": pods,
+                        "maxReplicas": pods,
+                        "template": {"spec": {"containers": [{"resources": {"limits": limits}}]}},
+                    },
+                ]
+            },
+        },
+    }
+
+
+ACTIVE = {"active_workers": "4", "active_gangs": "1", "active_pods": "4", "declared": '{"totalWorkers": 2}'}
+
+
+def patched(body: Json, old: Json | None = None) -> Json:
+    """Return the object with the webhook's patch applied."""
+    body = json.loads(json.dumps(body))
+    snapshot = read(names.RAY_SERVICE, old) if old else None
+    for operation in admission.mutate(read(names.RAY_SERVICE, body), snapshot):
+        assert operation["op"] == "add"
+        *parents, last = [part.replace("~1", "/") for part in operation["path"].split("/")[1:]]
+        place: Any = body
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place[part]
+        place[last] = operation["value"]
+    return body
+
+
+def seen(body: Json) -> tuple[int | None, int | None, int | None, int]:
+    found = counts(body["spec"]["serveConfigV2"])
+    group = body["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+    return found.total_workers, found.gangs, found.pods, group["replicas"]
+
+
+def test_active_annotations_are_applied_to_the_spec() -> None:
+    assert seen(patched(ray_service(annotations=ACTIVE), ray_service(annotations=ACTIVE))) == (4, 1, 4, 4)
+
+
+def test_only_the_counts_change() -> None:
+    before, after = (
+        ray_service(annotations=ACTIVE),
+        patched(ray_service(annotations=ACTIVE), ray_service(annotations=ACTIVE)),
+    )
+    assert after["spec"]["serveConfigV2"] == render(ServeValues(total_workers=4, attention_heads=40, worker_cpus=64))
+    assert after["spec"]["rayClusterConfig"]["workerGroupSpecs"][0] == {"groupName": "other", "replicas": 7}
+    assert before["metadata"] == after["metadata"]
+
+
+def test_an_object_that_agrees_is_left_alone() -> None:
+    agreed = patched(ray_service(annotations=ACTIVE), ray_service(annotations=ACTIVE))
+    assert admission.mutate(read(names.RAY_SERVICE, agreed), read(names.RAY_SERVICE, agreed)) == []
+
+
+def test_a_new_object_has_its_wanted_size_from_birth() -> None:
+    born = patched(ray_service(annotations={"total_workers": "8"}))
+    assert seen(born) == (8, 1, 8, 8)
+    assert born["metadata"]["annotations"][names.ACTIVE_PODS] == "8"
+
+
+def test_an_object_that_was_there_keeps_its_counts_at_first_sight() -> None:
+    old = ray_service(2)
+    old["metadata"]["labels"] = {}
+    labelled = patched(ray_service(2, annotations={"total_workers": "8"}), old)
+    assert seen(labelled) == (2, 1, 2, 2)
+    assert json.loads(labelled["metadata"]["annotations"][names.ADOPTED]) == {"totalWorkers": 2, "gangs": 1}
+
+
+def test_a_replaced_manifest_does_not_lose_what_is_active() -> None:
+    assert seen(patched(ray_service(2), ray_service(4, annotations=ACTIVE))) == (4, 1, 4, 4)
+
+
+def test_more_gpus_in_a_pod_need_fewer_pods_at_once() -> None:
+    old = patched(ray_service(4, annotations=ACTIVE), ray_service(4, annotations=ACTIVE))
+    new = patched(ray_service(4, gpus=2, annotations=ACTIVE), old)
+    assert seen(new) == (4, 1, 2, 2)
+    assert new["metadata"]["annotations"][names.ACTIVE_PODS] == "2"
+
+
+def test_room_for_pods_that_are_to_come_is_kept() -> None:
+    growing = ACTIVE | {"active_pods": "8"}
+    assert seen(patched(ray_service(4, annotations=growing), ray_service(4, annotations=growing))) == (4, 1, 8, 8)
+
+
+def test_the_autoscalers_replicas_are_left_alone() -> None:
+    body = ray_service(2, annotations=ACTIVE)
+    body["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"] = True
+    assert seen(patched(body, body)) == (4, 1, 4, 2)
+
+
+@pytest.mark.parametrize("change", ["unlabelled", "labelled otherwise", "no group", "not readable"])
+def test_what_is_not_ours_is_never_touched(change: str) -> None:
+    body = ray_service(2, annotations=ACTIVE)
+    match change:
+        case "unlabelled":
+            body["metadata"]["labels"] = {}
+        case "labelled otherwise":
+            body["metadata"]["labels"][names.MANAGED] = "false"
+        case "no group":
+            body["spec"]["rayClusterConfig"]["workerGroupSpecs"].pop()
+        case "not readable":
+            body["spec"]["serveConfigV2"] = "applications: ["
+    assert admission.mutate(read(names.RAY_SERVICE, body), None) == []
+
+
+def test_a_wrong_annotation_that_got_in_stops_no_other_request() -> None:
+    bad = read(names.RAY_SERVICE, ray_service(annotations={"total_workers": "four"}))
+    admission.validate(bad, bad)
+    with pytest.raises(RefusedError, match="four"):
+        admission.validate(bad, read(names.RAY_SERVICE, ray_service()))
+    with pytest.raises(RefusedError, match="four"):
+        admission.validate(bad, None)
+
+
+def cluster(pods: int, leaving: list[str] | None = None, spec: list[str] | None = None) -> Snapshot:
+    annotations = {names.ACTIVE_WORKERS: "2", names.ACTIVE_GANGS: "1", names.ACTIVE_PODS: str(pods)}
+    if leaving is not None:
+        annotations[names.WORKERS_TO_DELETE] = json.dumps(leaving)
+    group = {"groupName": "gpu-workers", "replicas": pods, "minReplicas": pods, "maxReplicas": pods}
+    strategy = {"scaleStrategy": {"workersToDelete": spec}} if spec is not None else {}
+    owner = {"kind": "RayService", "name": "rs"}
+    metadata = {"labels": {names.MANAGED: "true"}, "annotations": annotations, "ownerReferences": [owner]}
+    return read(names.RAY_CLUSTER, {"metadata": metadata, "spec": {"workerGroupSpecs": [group | strategy]}})
+
+
+def test_leaving_pods_are_named_and_count_no_longer() -> None:
+    patch = admission.drift(cluster(4, ["a", "b"]), cluster(4))
+    values = {operation["path"].rsplit("/", 1)[1]: operation["value"] for operation in patch}
+    assert values == {
+        "replicas": 2,
+        "minReplicas": 2,
+        "maxReplicas": 2,
+        "scaleStrategy": {"workersToDelete": ["a", "b"]},
+    }
+
+
+def test_workers_to_delete_are_cleared_only_where_they_were_ours() -> None:
+    ours = admission.drift(cluster(2, None, ["a"]), cluster(2, ["a"], ["a"]))
+    assert ours == [{"op": "add", "path": "/spec/workerGroupSpecs/0/scaleStrategy/workersToDelete", "value": []}]
+    assert admission.drift(cluster(2, None, ["a"]), cluster(2, None, ["a"])) == []

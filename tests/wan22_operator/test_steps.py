@@ -1,0 +1,149 @@
+"""The next step of a resize, as a table of situations."""
+
+from dataclasses import replace
+
+import pytest
+from wan22_operator.desired import Active, Counts
+from wan22_operator.steps import (
+    Cluster,
+    Gang,
+    Pod,
+    SetActive,
+    SetCluster,
+    Settled,
+    Situation,
+    Step,
+    Wait,
+    next_step,
+)
+
+
+def pods(count: int, running: bool = True) -> tuple[Pod, ...]:
+    return tuple(Pod(f"pod-{n}", f"10.0.0.{n}", running) for n in range(count))
+
+
+def nodes(count: int) -> frozenset[str]:
+    return frozenset(f"10.0.0.{n}" for n in range(count))
+
+
+def gang(have: int, wanted: int | None = None, phase: str = "ready") -> Gang:
+    return Gang(have if wanted is None else wanted, have, phase, places=nodes(have))
+
+
+def situation(
+    wanted: int, active: int, room: int, cluster: Cluster | None, *, gangs: int = 1, **rest: bool
+) -> Situation:
+    return Situation(Counts(wanted, gangs), Active(Counts(active, 1), room), 1, cluster, **rest)
+
+
+def cluster(
+    pods_set: int, there: int | None = None, have: int | None = None, leaving: tuple[str, ...] = (), **rest: object
+) -> Cluster:
+    there = pods_set if there is None else there
+    gangs = (gang(have),) if have is not None else None
+    made = Cluster("c", pods_set, leaving, pods(there), nodes(there), gangs)
+    return replace(made, **rest)  # type: ignore[arg-type]
+
+
+def activate(workers: int, room: int) -> SetActive:
+    return SetActive(Active(Counts(workers, 1), room))
+
+
+LEAVING = ("pod-2", "pod-3")
+STILL_COUNTED = Wait("Ray still counts the pods that left")
+
+UP = [
+    ("first room on the object", situation(4, 2, 2, cluster(2, have=2)), activate(2, 4)),
+    ("then pods on the RayCluster", situation(4, 2, 4, cluster(2, have=2)), SetCluster(4)),
+    ("wait for the Ray nodes", situation(4, 2, 4, cluster(4, 3, have=2)), Wait("3 of 4 worker pods have joined Ray")),
+    ("Ray does not answer", situation(4, 2, 4, cluster(4, have=2, nodes=None)), Wait("Ray's head does not answer yet")),
+    ("nodes in: the counts", situation(4, 2, 4, cluster(4, have=2)), activate(4, 4)),
+    (
+        "wait for the gang",
+        situation(4, 4, 4, cluster(4, gangs=(gang(2, 4, "resizing"),))),
+        Wait("a gang has 2 of 4 ranks (resizing)"),
+    ),
+    ("settled", situation(4, 4, 4, cluster(4, have=4)), Settled()),
+    (
+        "a growth in the middle of a shrink spares the pods",
+        situation(4, 2, 4, cluster(4, 4, 2, ("pod-3",))),
+        SetCluster(4),
+    ),
+    ("a RayCluster that KubeRay made smaller grows again", situation(4, 4, 4, cluster(2, have=4)), SetCluster(4)),
+]
+
+DOWN = [
+    ("first the counts", situation(2, 4, 4, cluster(4, have=4)), activate(2, 4)),
+    (
+        "the counts go down without Ray",
+        situation(2, 4, 4, cluster(4, have=4, nodes=None)),
+        activate(2, 4),
+    ),
+    ("wait for the gang", situation(2, 2, 4, cluster(4, gangs=(gang(4, 2),))), Wait("a gang has 4 of 2 ranks (ready)")),
+    (
+        "a report about the old target does not count",
+        situation(2, 2, 4, cluster(4, gangs=(gang(2, 4),))),
+        Wait("a gang has 2 of 2 ranks (ready)"),
+    ),
+    ("no report, no pod goes", situation(2, 2, 4, cluster(4)), Wait("the app does not answer yet")),
+    ("then the pods without ranks", situation(2, 2, 4, cluster(4, have=2)), SetCluster(4, LEAVING)),
+    (
+        "pods that do not run go first",
+        situation(2, 2, 4, cluster(4, have=2, pods=(*pods(3), Pod("pending")))),
+        SetCluster(4, ("pending", "pod-2")),
+    ),
+    (
+        "no pod goes while KubeRay still makes some: it would pick others",
+        situation(2, 2, 4, cluster(4, 3, have=2)),
+        Wait("3 of 4 worker pods exist; those not needed go when all do"),
+    ),
+    (
+        "a gang spread over all pods moves first",
+        situation(2, 2, 4, cluster(4, gangs=(replace(gang(2), places=nodes(4)),))),
+        Wait("every worker pod still holds a rank or a leader"),
+    ),
+    (
+        "wait until they left",
+        situation(2, 2, 4, cluster(4, 4, 2, LEAVING)),
+        Wait("pods are leaving: pod-2, pod-3"),
+    ),
+    (
+        "wait until Ray knows",
+        situation(2, 2, 4, cluster(4, 2, 2, LEAVING, nodes=nodes(3))),
+        STILL_COUNTED,
+    ),
+    ("then clear workersToDelete", situation(2, 2, 4, cluster(4, 2, 2, LEAVING)), SetCluster(2)),
+    ("last the room", situation(2, 2, 4, cluster(2, have=2)), activate(2, 2)),
+    ("settled", situation(2, 2, 2, cluster(2, have=2)), Settled()),
+]
+
+OTHER = [
+    ("no RayCluster yet: all at once", situation(4, 2, 2, None), activate(4, 4)),
+    ("no RayCluster yet: wait", situation(4, 4, 4, None), Wait("KubeRay has not made a RayCluster yet")),
+    ("suspended: all at once", situation(4, 2, 2, cluster(2, 0), suspended=True), activate(4, 4)),
+    ("suspended: the RayCluster too", situation(4, 4, 4, cluster(2, 0), suspended=True), SetCluster(4)),
+    (
+        "autoscaling: the counts",
+        situation(4, 2, 2, cluster(2, have=2), autoscaling=True),
+        activate(4, 4),
+    ),
+    (
+        "autoscaling: never the pods",
+        situation(4, 4, 4, cluster(2, have=2), autoscaling=True),
+        Settled("enableInTreeAutoscaling is on: the replicas are left to the Ray autoscaler"),
+    ),
+    ("a missing gang is waited for", situation(2, 2, 2, cluster(2, have=2), gangs=1), Settled()),
+    ("more gangs need room", situation(2, 2, 2, cluster(2, have=2), gangs=2), activate(2, 4)),
+]
+
+
+@pytest.mark.parametrize(
+    ("now", "step"),
+    [
+        pytest.param(now, step, id=f"{way}: {name}")
+        for way, table in (("up", UP), ("down", DOWN), ("other", OTHER))
+        for name, now, step in table
+    ],
+)
+def test_next_step(now: Situation, step: Step) -> None:
+    assert next_step(now) == step
