@@ -1,10 +1,11 @@
-"""Write what follows from a chart's values.yaml: values.schema.json and the table of values in README.md.
+"""Write the chart's generated files: from values.yaml its schema and README table, from serve_config/ the template.
 
     python charts/generate.py            write them
     python charts/generate.py --check    fail if they are not up to date
 
 In values.yaml, ``# --`` above a key starts its description, and ``# @schema {...}`` adds to the JSON schema that its
-default's type gives; a key with children is an object that allows no other keys.
+default's type gives; a key with children is an object that allows no other keys. The template of serveConfigV2 is copied,
+since a symbolic link does not survive every way in which sources travel (archives, Windows checkouts).
 """
 
 import argparse
@@ -20,6 +21,7 @@ import yaml
 from yaml.nodes import MappingNode, Node
 
 CHART = Path(__file__).with_name("wan22-rayservice")
+TEMPLATE = Path(__file__).parents[1] / "serve_config" / "serve-config.json.tmpl"
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 BEGIN, END = "<!-- values: begin (charts/generate.py) -->", "<!-- values: end -->"
 
@@ -112,7 +114,7 @@ def table(values: list[Value]) -> str:
 
 
 def generated(chart: Path) -> dict[Path, str]:
-    """Return the files that follow from the chart's values.yaml, with the text that they should have."""
+    """Return the chart's generated files with the text that they should have."""
     values = read((chart / "values.yaml").read_text(encoding="utf-8"))
     readme = chart / "README.md"
     text = readme.read_text(encoding="utf-8")
@@ -122,6 +124,7 @@ def generated(chart: Path) -> dict[Path, str]:
     after = rest.split(END)[1]
     return {
         chart / "values.schema.json": json.dumps(schema(values, f"Values of {chart.name}"), indent=2) + "\n",
+        chart / "files" / TEMPLATE.name: TEMPLATE.read_text(encoding="utf-8"),
         readme: f"{before}{BEGIN}\n{table(values)}\n{END}{after}",
     }
 
