@@ -35,7 +35,9 @@ class Head:
     asked: int = 0
 
     def counts(self) -> tuple[int, int, int]:
-        """Return total_workers, gangs and API replicas of the newest configuration."""
+        """Return total_workers, gangs and API replicas of the newest configuration; zeros before there is one."""
+        if not self.configs:
+            return 0, 0, 0
         application = self.configs[-1]["applications"][0]
         deployments = {item["name"]: item for item in application["deployments"]}
         generator = deployments["VideoGenerator"]

@@ -91,6 +91,15 @@ class World:
         """Wait until KubeRay has made a cluster the active one, and return its name."""
         return until("KubeRay has an active RayCluster", self.cluster_name, 60)
 
+    def until_pending(self) -> str:
+        """Wait until KubeRay has made the cluster of an upgrade, and return its name, which it announces first."""
+
+        def made() -> str:
+            name = self.cluster_name("pendingServiceStatus")
+            return name if name in {item["metadata"]["name"] for item in self.clusters()} else ""
+
+        return until("KubeRay prepares a new cluster", made)
+
     def until_settled(self, workers: int, gangs: int = 1, pods: int | None = None, seconds: float = 60) -> None:
         """Wait until everything has these counts: the annotations, serveConfigV2, the RayCluster, pods and gangs."""
         pods = workers * gangs if pods is None else pods
