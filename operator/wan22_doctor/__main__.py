@@ -1,0 +1,78 @@
+"""``wan22-doctor -n NAMESPACE [NAME]``, also as ``kubectl wan22 doctor``.
+
+Exit status: 0 healthy, 1 something is wrong, 2 it could not be looked at.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+
+from wan22_doctor import report
+from wan22_doctor.checks import judge
+from wan22_doctor.cluster import CannotRunError, Cluster
+from wan22_doctor.facts import Facts
+from wan22_doctor.gather import Options, gather
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    return _run(_parser("wan22-doctor").parse_args(arguments))
+
+
+def plugin(arguments: Sequence[str] | None = None) -> int:
+    """Run ``kubectl wan22 doctor``: kubectl calls a program named kubectl-wan22 with the words that follow."""
+    parser = argparse.ArgumentParser(prog="kubectl wan22", description="Tools for wan22 on a cluster.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", parents=[_parser("")], add_help=False, help="say what is wrong with a RayService")
+    return _run(parser.parse_args(arguments))
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Look at a RayService or RayCluster and all that it needs, and say what is wrong and what to do.",
+        epilog="Exit status: 0 healthy, 1 something is wrong, 2 it could not be looked at. It needs to read objects "
+        "and to run programs in pods (create pods/exec); with --no-request it changes nothing.",
+    )
+    parser.add_argument(
+        "name", nargs="?", default="", metavar="NAME", help="RayService or RayCluster; default: the only one"
+    )
+    parser.add_argument("-n", "--namespace", default="", help="its namespace; default: the context's")
+    parser.add_argument("--context", default="", help="context of the kubeconfig; default: the current one")
+    parser.add_argument("--kubeconfig", default="", help="kubeconfig file; default: KUBECONFIG, or ~/.kube/config")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--no-request", action="store_true", help="submit no task")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds that the task may take (default: 120)")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    console, began = Console(), time.monotonic()
+    try:
+        with Console(stderr=True).status("asking the API server") as status:
+            facts = asyncio.run(_gather(options, lambda waiting: status.update(f"waiting for: {waiting}")))
+    except CannotRunError as error:
+        print(f"wan22-doctor: {error}", file=sys.stderr)
+        return 2
+    findings, seconds = judge(facts), time.monotonic() - began
+    if options.json:
+        print(report.as_json(facts, findings, seconds))
+    else:
+        report.show(console, facts, findings, seconds)
+    return report.exit_status(findings)
+
+
+async def _gather(options: argparse.Namespace, tell: Callable[[str], None]) -> Facts:
+    cluster = await Cluster.connect(options.namespace, options.kubeconfig, options.context)
+    try:
+        return await gather(cluster, Options(options.name, not options.no_request, options.timeout), tell)
+    finally:
+        await cluster.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The checks: pure functions of what was seen, in the order in which they are read."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from wan22_doctor.checks import (
+    config,
+    devices,
+    events,
+    gangs,
+    kuberay,
+    objects,
+    operator,
+    pods,
+    redis,
+    request,
+    serve,
+    storage,
+)
+from wan22_doctor.facts import Facts
+from wan22_doctor.findings import Cause, Finding, NotSeen, Result
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check."""
+
+    name: str
+    judge: Callable[..., Iterable[Finding]]
+    """Gets the facts that ``needs`` names, in that order."""
+    needs: str
+    """Fields of ``Facts``. Where one was not seen the check is not made, unless its name has a question mark."""
+
+
+CHECKS = (
+    Check("KubeRay", kuberay.kuberay, "kuberay"),
+    Check("cluster", objects.ray_object, "target now"),
+    Check("pods", pods.ray, "target pods now"),
+    Check("events", events.events, "events pods now"),
+    Check("serveConfigV2", config.text, "target serve_config"),
+    Check("import path", config.application, "application"),
+    Check("resources", config.resources, "target serve_config"),
+    Check("devices", devices.devices, "target serve_config? workers"),
+    Check("model", storage.model, "serve_config? workers"),
+    Check("storage", storage.storage, "target pods workers"),
+    Check("Redis", redis.reach, "pods now head workers?"),
+    Check("Redis on disk", redis.persistence, "head"),
+    Check("Ray", serve.ray, "target head"),
+    Check("Serve", serve.serve, "head serve_config?"),
+    Check("API", serve.api, "target head endpoints?"),
+    Check("gangs", gangs.gangs, "head"),
+    Check("rendezvous", gangs.rendezvous, "head"),
+    Check("operator", operator.operator, "operator now"),
+    Check("webhook", operator.webhook, "webhook now"),
+    Check("status", gangs.status, "target head"),
+    Check("request", request.request, "request head"),
+)
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """Return what all checks find. A cause is told once; what depends on it only says that it was not checked."""
+    findings: list[Finding] = []
+    told: set[str] = set()
+    for check in CHECKS:
+        for finding in _findings(check, facts, told):
+            findings.append(replace(finding, check=check.name))
+    return findings
+
+
+def _findings(check: Check, facts: Facts, told: set[str]) -> Iterator[Finding]:
+    values = [(need, getattr(facts, need.rstrip("?"))) for need in check.needs.split()]
+    unseen = [value for need, value in values if isinstance(value, NotSeen) and not need.endswith("?")]
+    if not unseen:
+        yield from check.judge(*(value for _, value in values))
+        return
+    reason = unseen[0]
+    first = reason.why not in told
+    told.add(reason.why)
+    if reason.cause == Cause.FAULT and first:
+        yield Finding(Result.FAILED, reason.why, reason.remedy)
+    else:
+        remedy = reason.remedy if first else ""
+        yield Finding(Result.SKIPPED, reason.why, remedy, blind=reason.cause == Cause.BLIND)

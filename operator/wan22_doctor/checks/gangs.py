@@ -1,0 +1,162 @@
+"""The gangs as they report themselves, the rendezvous of their ranks, and whether the operator knows it."""
+
+import ipaddress
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from wan22_operator import constants as names
+
+from app.config import APPLICATION
+from wan22_doctor.facts import Json, Target
+from wan22_doctor.findings import Finding, failed, ok, skipped, warning
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def gangs(target: Target, head: Json) -> Iterator[Finding]:
+    """Judge how many ranks each gang wants and has."""
+    found = reported(head)
+    if found is None:
+        yield skipped("the app does not say")
+        return
+    wanted = _replicas(head)
+    problems = list(_sizes(found))
+    if wanted is not None and len(found) < wanted:
+        problems.append(
+            failed(
+                f"{len(found)} of {wanted} gang(s) report",
+                "a gang reports once its ranks have loaded the model: see Serve, the model and the pods' logs",
+            )
+        )
+    yield from problems
+    if not problems:
+        nodes = {node["ip"] for gang in found for node in gang["nodes"]}
+        busy = sum(bool(gang.get("task_id")) for gang in found)
+        sizes = ", ".join(f"{gang['have']} of {gang['wanted']} ranks {gang['phase']}" for gang in found)
+        yield ok(f"{sizes}, on {len(nodes)} node(s); {busy} at work")
+
+
+def reported(head: Json) -> list[Json] | None:
+    """Return the gangs that /readyz lists; None where it does not answer."""
+    body = head["readyz"].get("body")
+    found = body.get("gangs") if isinstance(body, dict) else None
+    return list(found) if isinstance(found, list) else None
+
+
+def _replicas(head: Json) -> int | None:
+    try:
+        deployments = head["applications"]["body"]["applications"][APPLICATION]["deployments"]
+        return int(deployments["VideoGenerator"]["target_num_replicas"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _sizes(found: list[Json]) -> Iterator[Finding]:
+    for gang in found:
+        text = f"a gang has {gang['have']} of {gang['wanted']} ranks, {gang['phase']}: {gang['message']}".rstrip(": ")
+        if gang["phase"] == "refused":
+            yield failed(text, f"ask for another count: kubectl annotate --overwrite ... {names.TOTAL_WORKERS}=N")
+        elif gang["phase"] == "degraded":
+            yield failed(text, "it grows when there is room: see Ray's nodes and the pods")
+        elif gang["phase"] == "starting" and not gang["have"]:
+            yield failed(text, "it has no ranks, so no task runs: see Ray's nodes and the pods' logs")
+        elif gang["have"] != gang["wanted"]:
+            yield warning(text, "it is on its way; if it stays so, see Ray's nodes")
+
+
+def rendezvous(head: Json) -> Iterator[Finding]:
+    """Judge the five variables of every rank: a rank of its own each, one world, rank 0's address, one port."""
+    found = [gang for gang in reported(head) or [] if gang["have"]]
+    if not found:
+        yield skipped("no gang has ranks")
+        return
+    problems = [one for gang in found for one in _gang(gang)]
+    for text in problems:
+        yield failed(text, "kill the gang, and it forms anew: delete the pod that holds its leader")
+    if not problems:
+        first = _environments(found[0])
+        where = f"{first[0][1].get('MASTER_ADDR')}:{first[0][1].get('MASTER_PORT')}" if first else "unknown"
+        ranks = "; ".join(
+            f"RANK 0-{gang['have'] - 1}, WORLD_SIZE {gang['have']}" if gang["have"] > 1 else "RANK 0, WORLD_SIZE 1"
+            for gang in found
+        )
+        yield ok(f"{ranks}, MASTER_ADDR and MASTER_PORT {where} (rank 0's node)")
+
+
+def _environments(gang: Json) -> list[tuple[str, dict[str, Any]]]:
+    """Return the IP of each rank's node and its variables, in the order of ranks as the leader lists them."""
+    listed = [(node["ip"], rank) for node in gang["nodes"] for rank in node["ranks"] if isinstance(rank, dict)]
+    listed.sort(key=lambda one: int(one[1]["rank"]))
+    return [(ip, dict(rank.get("environment") or {})) for ip, rank in listed]
+
+
+def _gang(gang: Json) -> Iterator[str]:
+    name, found = f"gang {gang['id']}", _environments(gang)
+    if len(found) != gang["have"]:
+        yield f"{name} has {gang['have']} ranks and lists {len(found)}"
+        return
+    for number, (_, variables) in enumerate(found):
+        missing = [variable for variable in VARIABLES if not str(variables.get(variable) or "")]
+        if missing:
+            yield f"{name}: rank {number} has no {', '.join(missing)}"
+            return
+    ranks = [variables["RANK"] for _, variables in found]
+    if sorted(map(int, ranks)) != list(range(len(found))):
+        yield f"{name}: RANK is {', '.join(map(str, ranks))}, need each of 0 to {len(found) - 1} once"
+    worlds = {str(variables["WORLD_SIZE"]) for _, variables in found}
+    if worlds != {str(len(found))}:
+        yield f"{name}: WORLD_SIZE is {', '.join(sorted(worlds))}, need {len(found)} everywhere"
+    ports = {(str(variables["MASTER_ADDR"]), str(variables["MASTER_PORT"])) for _, variables in found}
+    if len(ports) > 1:
+        yield f"{name}: ranks meet at different places: {', '.join(':'.join(one) for one in sorted(ports))}"
+    address, home = str(found[0][1]["MASTER_ADDR"]), found[0][0]
+    if address != home:
+        yield f"{name}: MASTER_ADDR is {address}, need {home}, the node of rank 0"
+    elif len({ip for ip, _ in found}) > 1 and _is_loopback(address):
+        yield f"{name}: MASTER_ADDR is {address}, which other nodes cannot reach"
+    for ip in sorted({ip for ip, _ in found}):
+        local = sorted(int(variables["LOCAL_RANK"]) for at, variables in found if at == ip)
+        if local != list(range(len(local))):
+            yield f"{name}: LOCAL_RANK on {ip} is {', '.join(map(str, local))}, need 0 to {len(local) - 1}"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def status(target: Target, head: Json) -> Iterator[Finding]:
+    """Judge the operator's report against what the gangs say themselves."""
+    text = target.obj.annotations.get(names.STATUS)
+    if not target.obj.managed:
+        yield skipped("the object is not managed")
+        return
+    try:
+        value = json.loads(text or "")
+        phase, wanted, have, message = value["phase"], value["wanted"], value["have"], value["message"]
+    except (ValueError, KeyError, TypeError):
+        yield failed(f"annotation {names.STATUS}: found {text!r}", "the operator writes it: see whether it runs")
+        return
+    said = f"{phase}, wanted {_spoken(wanted)}, have {_spoken(have)}"
+    found = reported(head)
+    if phase in ("refused", "suspended"):
+        yield failed(f"the operator says: {said}: {message}", "correct what it names")
+    elif found is not None and have and _spoken(have) != (real := _spoken(_counts(found))) and phase == "ready":
+        yield failed(
+            f"the operator says {said}, the gangs {real}", "see whether the operator runs and reaches the head"
+        )
+    elif phase != "ready":
+        yield warning(f"the operator says: {said}: {message}", "it works on it; see its log if this stays")
+    else:
+        yield ok(f"the operator says {said}, as the gangs do")
+
+
+def _counts(found: list[Json]) -> dict[str, int]:
+    return {"gangs": len(found), "totalWorkers": min((int(gang["have"]) for gang in found), default=0)}
+
+
+def _spoken(counts: Any) -> str:
+    return f"{counts['gangs']} x {counts['totalWorkers']}" if counts else "unknown"

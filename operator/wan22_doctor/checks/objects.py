@@ -1,0 +1,117 @@
+"""The RayService or RayCluster as KubeRay sees it."""
+
+import datetime
+from collections.abc import Iterator, Mapping
+
+from wan22_operator import constants as names
+
+from wan22_doctor.facts import Json, Target, age, name_of, spoken
+from wan22_doctor.findings import Finding, failed, ok, warning
+
+SLOW_SECONDS = 600
+"""A cluster that still starts after this long has a fault; images and models are large, so it is long."""
+DEAF_SECONDS = 30
+"""KubeRay takes note of a change within seconds."""
+
+
+def ray_object(target: Target, now: datetime.datetime) -> Iterator[Finding]:
+    """Judge the object's conditions, and those of the RayClusters that stand for it."""
+    found = [*_itself(target, now), *_clusters(target)]
+    yield from found
+    if not any(one.result != "ok" for one in found) and not target.obj.managed:
+        yield warning(
+            f"{target.title} has no label {names.MANAGED}, so annotations do not resize it",
+            f"if they should: kubectl label {target.resource} {names.MANAGED}=true",
+        )
+
+
+def _itself(target: Target, now: datetime.datetime) -> Iterator[Finding]:
+    meta, status = target.body["metadata"], target.body.get("status") or {}
+    if deleted := meta.get("deletionTimestamp"):
+        finalizers = ", ".join(meta.get("finalizers") or ()) or "none"
+        yield failed(
+            f"{target.title} is being deleted since {spoken(age(deleted, now))}; finalizers: {finalizers}",
+            "a finalizer goes when its controller runs: see KubeRay",
+        )
+        return
+    if target.obj.suspended:
+        yield warning(f"{target.title} is suspended (suspend: true)", "set suspend to false to have it run")
+        return
+    changed = _changed(target.body)
+    if not status.get("conditions") and not status.get("observedGeneration"):
+        since = age(meta.get("creationTimestamp"), now)
+        say = failed if since > DEAF_SECONDS else warning
+        yield say(
+            f"{target.title} has no status {spoken(since)} after it was made: KubeRay does not act on it",
+            "see whether KubeRay's operator runs and watches this namespace (its flag -watch-namespace)",
+        )
+        return
+    generation, seen = int(meta.get("generation") or 0), int(status.get("observedGeneration") or 0)
+    if seen < generation and age(changed, now) > DEAF_SECONDS:
+        yield failed(
+            f"KubeRay has not carried out the change of {spoken(age(changed, now))} ago (generation {generation}, it "
+            f"has done {seen})",
+            f"see the events of {target.resource}, and whether KubeRay's operator runs",
+        )
+    if target.obj.kind == names.RAY_CLUSTER:
+        yield from _ray_cluster(target, now)
+    else:
+        yield from _ray_service(target, now)
+
+
+def _changed(body: Json) -> str:
+    """Return when the spec was last written, as its field managers say."""
+    fields = body["metadata"].get("managedFields") or ()
+    times = [
+        one.get("time", "") for one in fields if not one.get("subresource") and "f:spec" in (one.get("fieldsV1") or {})
+    ]
+    return max(times, default=str(body["metadata"].get("creationTimestamp") or ""))
+
+
+def _ray_service(target: Target, now: datetime.datetime) -> Iterator[Finding]:
+    conditions = _conditions(target.body)
+    ready, obj = conditions.get("Ready", {}), target.obj
+    reason, message = ready.get("reason", ""), ready.get("message", "")
+    endpoints = int((target.body.get("status") or {}).get("numServeEndpoints") or 0)
+    pending = f"; RayCluster {obj.pending_cluster} comes up beside it" if obj.pending_cluster else ""
+    if ready.get("status") == "True":
+        text = f"{target.title} is Ready: {endpoints} pods serve, RayCluster {obj.active_cluster}"
+        yield warning(f"{text}{pending}: an upgrade is under way") if pending else ok(text)
+        return
+    since = age(ready.get("lastTransitionTime") or target.body["metadata"].get("creationTimestamp"), now)
+    text = f"{target.title} is not Ready for {spoken(since)}: {reason} {message}".rstrip()
+    if reason == "ValidationFailed":
+        yield failed(text, "correct the spec as KubeRay says")
+    elif reason == "InitializingTimeout":
+        yield failed(text, "KubeRay has given up: delete the RayService and create it again")
+    elif reason in ("Initializing", "") and since < SLOW_SECONDS:
+        yield warning(f"{text}; it still starts", f"kubectl get {target.resource} -w")
+    else:
+        yield failed(text, "the checks below say what is missing")
+
+
+def _ray_cluster(target: Target, now: datetime.datetime) -> Iterator[Finding]:
+    conditions = _conditions(target.body)
+    head = conditions.get("HeadPodReady", {})
+    status = target.body.get("status") or {}
+    workers = f"{status.get('readyWorkerReplicas', 0)} of {status.get('desiredWorkerReplicas', 0)} workers ready"
+    if head.get("status") == "True":
+        yield ok(f"{target.title}: head ready, {workers}")
+        return
+    since = age(head.get("lastTransitionTime") or target.body["metadata"].get("creationTimestamp"), now)
+    text = f"{target.title}: the head is not ready for {spoken(since)}: {head.get('message', '')}".rstrip(": ")
+    yield (warning if since < SLOW_SECONDS else failed)(text, "the checks below say what is missing")
+
+
+def _clusters(target: Target) -> Iterator[Finding]:
+    for cluster in target.clusters:
+        failure = _conditions(cluster).get("ReplicaFailure", {})
+        if failure.get("status") == "True":
+            yield failed(
+                f"RayCluster {name_of(cluster)} cannot make its pods: {failure.get('reason')} {failure.get('message')}",
+                "see the namespace's quota, limits and Pod Security: kubectl describe namespace, kubectl get quota",
+            )
+
+
+def _conditions(body: Json) -> dict[str, Mapping[str, str]]:
+    return {one["type"]: one for one in (body.get("status") or {}).get("conditions") or ()}

@@ -1,0 +1,343 @@
+"""Looks at everything at once: objects first, then, as soon as it is known which, the pods from inside."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from wan22_operator import constants as names
+from wan22_operator.snapshots import read
+
+from serve_config import check
+from wan22_doctor import facts
+from wan22_doctor.cluster import Cluster, NotSeenError
+from wan22_doctor.facts import Facts, Json, KubeRay, Operator, Target, Webhook
+from wan22_doctor.findings import Cause, NotSeen, Seen
+
+T = TypeVar("T")
+
+PROGRAM_SECONDS = 8.0
+"""How long a program in a pod may take, the request excepted."""
+SMALL = {"prompt": "a lighthouse at dusk", "width": 256, "height": 256, "num_frames": 5, "num_inference_steps": 2}
+"""The request: small, whatever the model."""
+REFUSED_COUNT = "the-doctor-asks"
+"""A count that the webhook must refuse."""
+_RAY = f"/apis/{names.GROUP}/{names.VERSION}"
+_ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user chose."""
+
+    name: str = ""
+    """Name of the RayService or RayCluster; empty for the only one."""
+    request: bool = True
+    timeout: float = 120
+    """Seconds that the request may take."""
+
+
+async def gather(cluster: Cluster, options: Options, tell: Callable[[str], None]) -> Facts:
+    """Look at everything; ``tell`` hears what is being waited for.
+
+    Raises:
+        CannotRunError: there is no cluster, or no such namespace.
+    """
+    kubernetes = await cluster.version()
+    await cluster.must_have_namespace()
+    looks = _Looks(cluster, options)
+    seen = await looks.at_everything(tell)
+    return Facts(namespace=cluster.namespace, now=cluster.now, kubernetes=kubernetes, **seen)
+
+
+class _Looks:
+    """One round of looking. Each look is a task; one that needs another awaits it."""
+
+    def __init__(self, cluster: Cluster, options: Options) -> None:
+        self._cluster = cluster
+        self._options = options
+        self._space = f"/api/v1/namespaces/{cluster.namespace}"
+        self._tasks: dict[str, asyncio.Task[Any]] = {}
+
+    async def at_everything(self, tell: Callable[[str], None]) -> dict[str, Any]:
+        looks: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "kuberay": self._kuberay,
+            "target": self._target,
+            "pods": lambda: self._cluster.items(f"{self._space}/pods"),
+            "events": lambda: self._cluster.items(f"{self._space}/events", fieldSelector="type=Warning"),
+            "serve_config": self._serve_config,
+            "endpoints": self._endpoints,
+            "deployment": self._deployment,
+            "operator": self._operator,
+            "webhook": self._webhook,
+            "head": self._head,
+            "application": self._application,
+            "workers": self._workers,
+            "request": self._request,
+        }
+        for name, look in looks.items():
+            self._tasks[name] = asyncio.create_task(_seen(look()))
+        pending = set(self._tasks.values())
+        try:
+            while pending:
+                tell(", ".join(name for name, task in self._tasks.items() if not task.done()))
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            return {name: task.result() for name, task in self._tasks.items() if name != "deployment"}
+        finally:
+            for task in pending:
+                task.cancel()
+
+    async def _known(self, name: str) -> Any:
+        """Return what another look saw; what it could not see ends this one as well."""
+        value = await self._tasks[name]
+        if isinstance(value, NotSeen):
+            raise NotSeenError(value.behind())
+        return value
+
+    # KubeRay and its objects
+
+    async def _kuberay(self) -> KubeRay:
+        resources = await self._cluster.get(_RAY)
+        served = frozenset(str(one["name"]) for one in (resources or {}).get("resources", ()) if "/" not in one["name"])
+        crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rayservices.ray.io"
+        selector = "app.kubernetes.io/name=kuberay-operator"
+        fields, deployments = await asyncio.gather(
+            _seen(self._crd_fields(crd)),
+            _seen(self._cluster.items("/apis/apps/v1/deployments", labelSelector=selector)),
+        )
+        return KubeRay(served, fields, deployments)
+
+    async def _crd_fields(self, path: str) -> frozenset[str]:
+        crd = await self._cluster.get(path)
+        versions = {version["name"]: version for version in (crd or {}).get("spec", {}).get("versions", ())}
+        try:
+            spec = versions[names.VERSION]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+            return frozenset(spec["rayClusterConfig"]["properties"])
+        except KeyError:
+            return frozenset()
+
+    async def _target(self) -> Target:
+        kuberay: KubeRay = await self._known("kuberay")
+        if missing := {"rayservices", "rayclusters"} - kuberay.served:
+            raise NotSeenError(NotSeen(f"the cluster knows no {' and no '.join(sorted(missing))}"))
+        base = f"{_RAY}/namespaces/{self._cluster.namespace}"
+        services, clusters = await asyncio.gather(
+            self._cluster.items(f"{base}/rayservices"), self._cluster.items(f"{base}/rayclusters")
+        )
+        # Items of a list carry no kind.
+        bodies = [body | {"kind": names.RAY_SERVICE} for body in services]
+        bodies += [body | {"kind": names.RAY_CLUSTER} for body in clusters]
+        body = choose(bodies, self._options.name, self._cluster.namespace)
+        if body["kind"] == names.RAY_CLUSTER:
+            return Target(body, (body,))
+        own = facts.name_of(body)
+        return Target(body, tuple(one for one in clusters if read(names.RAY_CLUSTER, one).owner == own))
+
+    async def _serve_config(self) -> str:
+        target: Target = await self._known("target")
+        if target.obj.kind == names.RAY_SERVICE:
+            if target.obj.serve_config:
+                return target.obj.serve_config
+            why = "spec.serveConfigV2 is absent, and no webhook filled it in when the object was written"
+            remedy = f"see the webhook; once it answers: kubectl annotate {target.resource} {names.STATUS}-"
+            raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
+        name = target.obj.annotations.get(names.SERVE_CONFIG)
+        if not name:
+            raise NotSeenError(NotSeen("nothing says what is deployed on this RayCluster", "", Cause.OFF))
+        found = await self._cluster.get(f"{self._space}/configmaps/{name}")
+        text = str(((found or {}).get("data") or {}).get(names.SERVE_CONFIG_KEY) or "")
+        if not text:
+            why = f"annotation {names.SERVE_CONFIG}: no ConfigMap {name} with the key {names.SERVE_CONFIG_KEY}"
+            raise NotSeenError(NotSeen(why, "create it, or correct the annotation", Cause.FAULT))
+        return text
+
+    async def _endpoints(self) -> int:
+        target: Target = await self._known("target")
+        if target.serving is None:
+            raise NotSeenError(NotSeen("KubeRay has not made a RayCluster"))
+        return await self._ready_endpoints(self._cluster.namespace, target.api_service)
+
+    async def _ready_endpoints(self, namespace: str, service: str) -> int:
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+        slices = await self._cluster.items(path, labelSelector=f"kubernetes.io/service-name={service}")
+        ready = {
+            address
+            for one in slices
+            for endpoint in one.get("endpoints") or ()
+            if (endpoint.get("conditions") or {}).get("ready") is not False
+            for address in endpoint.get("addresses") or ()
+        }
+        return len(ready)
+
+    # This project's operator
+
+    async def _deployment(self) -> Json:
+        selector = {"labelSelector": "app.kubernetes.io/component=operator,app.kubernetes.io/name=wan22-rayservice"}
+        own = await self._cluster.items(f"/apis/apps/v1/namespaces/{self._cluster.namespace}/deployments", **selector)
+        found = [one for one in own if follows(one, self._cluster.namespace)]
+        if not found:
+            # One that follows every namespace may be in another; whoever may not look there has seen enough.
+            everywhere = await _seen(self._cluster.items("/apis/apps/v1/deployments", **selector))
+            elsewhere = () if isinstance(everywhere, NotSeen) else everywhere
+            found = [one for one in elsewhere if follows(one, self._cluster.namespace)]
+        if not found:
+            why = f"no operator of the chart follows namespace {self._cluster.namespace}: annotations have no effect"
+            raise NotSeenError(NotSeen(why, "", Cause.OFF))
+        return found[0]
+
+    async def _operator(self) -> Operator:
+        deployment: Json = await self._known("deployment")
+        name = environment(deployment).get("LEASE_NAME", "wan22-operator")
+        space = deployment["metadata"]["namespace"]
+        lease = self._cluster.get(f"/apis/coordination.k8s.io/v1/namespaces/{space}/leases/{name}")
+        return Operator(deployment, await _seen(lease))
+
+    async def _webhook(self) -> Webhook:
+        deployment: Json = await self._known("deployment")
+        settings, space = environment(deployment), deployment["metadata"]["namespace"]
+        if settings.get("WEBHOOK_ENABLED", "true").lower() == "false":
+            raise NotSeenError(NotSeen("webhooks are switched off (webhook.enabled)", "", Cause.OFF))
+        name = settings.get("WEBHOOK_CONFIGURATION", "wan22-operator")
+        secret = f"/api/v1/namespaces/{space}/secrets/{settings.get('WEBHOOK_SECRET', 'wan22-operator-webhook')}"
+        service = settings.get("WEBHOOK_SERVICE", "wan22-operator-webhook")
+        configurations, certificate, endpoints, refusal = await asyncio.gather(
+            _seen(self._configurations(name)),
+            _seen(self._cluster.get(secret)),
+            _seen(self._webhook_endpoints(space, service, settings)),
+            _seen(self._refusal()),
+        )
+        return Webhook(configurations, certificate, endpoints, refusal)
+
+    async def _configurations(self, name: str) -> dict[str, Json | None]:
+        kinds = ("Mutating", "Validating")
+        looks = [self._cluster.get(f"{_ADMISSION}/{kind.lower()}webhookconfigurations/{name}") for kind in kinds]
+        return dict(zip(kinds, await asyncio.gather(*looks), strict=True))
+
+    async def _webhook_endpoints(self, space: str, service: str, settings: Mapping[str, str]) -> int:
+        if settings.get("WEBHOOK_URL"):
+            raise NotSeenError(NotSeen(f"the webhook is reached at {settings['WEBHOOK_URL']}", "", Cause.OFF))
+        return await self._ready_endpoints(space, service)
+
+    async def _refusal(self) -> str:
+        target: Target = await self._known("target")
+        if not target.obj.managed:
+            raise NotSeenError(NotSeen("the object is not managed, so no webhook looks at it", "", Cause.OFF))
+        path = f"{_RAY}/namespaces/{self._cluster.namespace}/{names.PLURALS[target.obj.kind]}/{target.obj.name}"
+        return await self._cluster.refusal(path, {"metadata": {"annotations": {names.TOTAL_WORKERS: REFUSED_COUNT}}})
+
+    # The pods from inside
+
+    async def _ray_pods(self) -> tuple[Target, str, list[Json]]:
+        target: Target = await self._known("target")
+        if target.serving is None:
+            raise NotSeenError(NotSeen("KubeRay has not made a RayCluster"))
+        pods = facts.ray_pods(target, await self._known("pods"))
+        return target, facts.name_of(target.serving), pods
+
+    async def _head_pod(self) -> tuple[Target, Json]:
+        target, cluster, pods = await self._ray_pods()
+        pod = facts.head_pod(pods, cluster)
+        if pod is None:
+            raise NotSeenError(NotSeen(f"RayCluster {cluster} has no head pod"))
+        if not facts.runs(pod):
+            raise NotSeenError(NotSeen(f"the head pod {facts.name_of(pod)} does not run"))
+        return target, pod
+
+    async def _head(self) -> Json:
+        target, pod = await self._head_pod()
+        return await self._cluster.run(pod, "head", PROGRAM_SECONDS, {"service": self._url(target)})
+
+    async def _application(self) -> Json:
+        _, pod = await self._head_pod()
+        text: str = await self._known("serve_config")
+        if check(text):
+            raise NotSeenError(NotSeen("serveConfigV2 is not valid"))
+        return await self._cluster.run(pod, "application", PROGRAM_SECONDS, {"text": text})
+
+    async def _workers(self) -> dict[str, Seen[Json]]:
+        target, cluster, pods = await self._ray_pods()
+        device = facts.device_of(target, await self._tasks["serve_config"])
+        workers = facts.worker_pods(pods, cluster)
+        if not workers:
+            raise NotSeenError(NotSeen(f"RayCluster {cluster} has no worker pod"))
+        answers = await asyncio.gather(*(_seen(self._worker(pod, device)) for pod in workers))
+        unseen = [answer for answer in answers if isinstance(answer, NotSeen)]
+        if len(unseen) == len(answers):
+            raise NotSeenError(unseen[0])
+        return {facts.name_of(pod): answer for pod, answer in zip(workers, answers, strict=True)}
+
+    async def _worker(self, pod: Json, device: str) -> Json:
+        if not facts.runs(pod):
+            raise NotSeenError(NotSeen(f"pod {facts.name_of(pod)} does not run"))
+        marker = f".doctor-{secrets.token_hex(6)}"
+        return await self._cluster.run(pod, "worker", PROGRAM_SECONDS, {"device": device, "marker": marker})
+
+    async def _request(self) -> Json:
+        if not self._options.request:
+            raise NotSeenError(NotSeen("left out by --no-request", "", Cause.OFF))
+        target, pod = await self._head_pod()
+        head: Json = await self._known("head")
+        if not is_ready(head):
+            raise NotSeenError(NotSeen("the app is not ready for a task"))
+        body = SMALL | {"task_id": f"doctor-{secrets.token_hex(6)}", "seed": 1}
+        seconds = self._options.timeout
+        asked = {"service": self._url(target), "body": body, "seconds": seconds}
+        return await self._cluster.run(pod, "request", seconds + 30, asked)
+
+    def _url(self, target: Target) -> str:
+        return f"http://{target.api_service}.{self._cluster.namespace}:{names.SERVE_PORT}"
+
+
+def choose(bodies: list[Json], name: str, namespace: str) -> Json:
+    """Return the RayService or RayCluster that is meant: the named one, else the only managed one, else the only one.
+
+    Raises:
+        NotSeenError: there is none, or more than one.
+    """
+    own = [body for body in bodies if not read(body["kind"], body).owner]
+    listed = ", ".join(f"{body['kind']} {facts.name_of(body)}" for body in own)
+    if name:
+        # Also a RayCluster that a RayService made: the service is meant.
+        named = [body for body in bodies if facts.name_of(body) == name]
+        owner = read(named[0]["kind"], named[0]).owner if named else ""
+        found = [body for body in own if facts.name_of(body) == (owner or name)]
+        if not found:
+            why = (
+                f"namespace {namespace} has no RayService and no RayCluster {name}; there is {listed or 'none at all'}"
+            )
+            raise NotSeenError(NotSeen(why, f"kubectl -n {namespace} get rayservice,raycluster", Cause.FAULT))
+        return found[0]
+    managed = [body for body in own if read(body["kind"], body).managed]
+    found = managed if len(managed) == 1 else own
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        why = f"namespace {namespace} has no RayService and no RayCluster"
+        remedy = "install the chart here, or look for it: kubectl get rayservice,raycluster -A"
+        raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
+    raise NotSeenError(NotSeen(f"namespace {namespace} has {listed}", "name the one that is meant", Cause.BLIND))
+
+
+def follows(deployment: Json, namespace: str) -> bool:
+    """Return whether an operator's Deployment follows a namespace."""
+    return environment(deployment).get("WATCH_NAMESPACE", "") in ("", namespace)
+
+
+def environment(deployment: Json) -> dict[str, str]:
+    """Return the plain variables of a Deployment's first container."""
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    return {one["name"]: one["value"] for one in container.get("env") or () if one.get("value")}
+
+
+def is_ready(head: Json) -> bool:
+    """Return whether the app says that it would run a task now."""
+    body = head["readyz"].get("body")
+    return isinstance(body, dict) and body.get("ready") is True
+
+
+async def _seen(look: Awaitable[T]) -> Seen[T]:
+    try:
+        return await look
+    except NotSeenError as error:
+        return error.seen

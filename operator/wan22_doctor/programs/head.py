@@ -1,0 +1,113 @@
+"""In the head pod: what Ray's dashboard, Serve, the app and Redis answer from there."""
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+PENDING = "/api/v0/placement_groups?limit=100&detail=true&filter_keys=state&filter_predicates=%3D&filter_values=PENDING"
+
+
+def main(service: str, dashboard: str = "http://127.0.0.1:8265", seconds: float = 6) -> dict[str, Any]:
+    """Ask everything at once. ``service`` is the URL at which clients reach the app."""
+    token = _token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    asks = {
+        "nodes": lambda: _ask(f"{dashboard}/api/v0/nodes?limit=1000&detail=true", headers, seconds),
+        "waiting": lambda: _ask(dashboard + PENDING, headers, seconds),
+        "applications": lambda: _ask(f"{dashboard}/api/serve/applications/", headers, seconds),
+        "readyz": lambda: _ask(f"{service}/readyz", {}, seconds),
+        "redis": lambda: _redis(seconds),
+        "versions": _versions,
+    }
+    with ThreadPoolExecutor(len(asks)) as pool:
+        answers = {name: pool.submit(ask) for name, ask in asks.items()}
+        return {name: answer.result() for name, answer in answers.items()}
+
+
+def _token() -> str:
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return ""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _ask(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
+    """Return status, body and seconds of an answer, or the error that came instead."""
+    began = time.monotonic()
+    # A pod may have a proxy for the world outside; its own neighbours are not behind it.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=seconds) as reply:
+            status, content = reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        status, content = error.code, error.read()
+    except OSError as error:
+        return {"url": url, "error": str(getattr(error, "reason", error)) or type(error).__name__}
+    try:
+        body = json.loads(content)
+    except ValueError:
+        body = content[:500].decode(errors="replace")
+    return {"url": url, "status": status, "body": body, "seconds": time.monotonic() - began}
+
+
+def _redis(seconds: float) -> dict[str, Any]:
+    """Use Redis by the app's own settings: a ping, a write that goes away by itself, and its configuration."""
+    try:
+        import redis
+
+        from app.config import Environment
+    except ImportError as error:
+        return {"error": f"not in the image: {error}", "server": "?"}
+    try:
+        environment = Environment.read(os.environ)
+    except ValueError as error:
+        return {"error": str(error), "server": "?"}
+    limits: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "decode_responses": True}
+    if environment.redis_url:
+        client = redis.Redis.from_url(environment.redis_url.get_secret_value(), **limits)
+    elif environment.redis_host:
+        password = environment.redis_password.get_secret_value() if environment.redis_password else None
+        client = redis.Redis(environment.redis_host, environment.redis_port, password=password, **limits)
+    else:
+        return {"error": "neither REDIS_URL nor REDIS_HOST is set in the pod", "server": "?"}
+    kwargs = client.connection_pool.connection_kwargs
+    server = f"{kwargs.get('host')}:{kwargs.get('port')}"
+    began = time.monotonic()
+    try:
+        client.ping()
+        client.set("wan22:doctor", "1", ex=10)
+    except redis.RedisError as error:
+        return {"server": server, "error": f"{type(error).__name__}: {error}"}
+    answer: dict[str, Any] = {"server": server, "seconds": time.monotonic() - began}
+    try:
+        wanted = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
+        answer["config"] = {name: value for name in wanted for value in client.config_get(name).values()}
+    except redis.RedisError as error:
+        answer["config_error"] = str(error)
+    try:
+        answer["version"] = str(client.info("server").get("redis_version", "?"))
+    except redis.RedisError:
+        answer["version"] = "?"
+    return answer
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in ("ray", "wan22-rayservice"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = ""
+    return found

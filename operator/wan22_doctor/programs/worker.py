@@ -1,0 +1,144 @@
+"""In a worker pod: its device and libraries, the model, the storage and the way to Redis."""
+
+import os
+import socket
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+LFS = b"version https://git-lfs"
+POINTER_BYTES = 1024
+"""A pointer of Git LFS, which stands for a file that was not fetched, is smaller; a weight file never is."""
+
+
+def main(device: str, marker: str, seconds: float = 6) -> dict[str, Any]:
+    """Look at what a rank in this pod would use. ``marker`` names the file that is written and deleted."""
+    return {
+        "torch": _torch(device),
+        "model": _model(),
+        "storage": _storage(marker),
+        "redis": _redis(seconds),
+    }
+
+
+def _torch(device: str) -> dict[str, Any]:
+    """Import torch only where its CUDA matters: it takes seconds, and a CPU pod is judged by what is installed."""
+    found: dict[str, Any] = {"version": _version("torch"), "nccl": _nccl()}
+    if device != "cuda":
+        return found
+    began = time.monotonic()
+    try:
+        import torch
+    except Exception as error:
+        return found | {"error": f"{type(error).__name__}: {error}"}
+    found |= {"version": torch.__version__, "cuda": torch.version.cuda, "available": torch.cuda.is_available()}
+    found["count"] = torch.cuda.device_count()
+    try:
+        if found["available"]:
+            found["names"] = [torch.cuda.get_device_name(index) for index in range(found["count"])]
+            found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
+    except Exception as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    return found | {"seconds": time.monotonic() - began}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _nccl() -> str:
+    return next((found for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12") if (found := _version(name))), "")
+
+
+def _model() -> dict[str, Any]:
+    path = os.environ.get("MODEL_PATH", "")
+    if not path:
+        return {"path": "", "error": "MODEL_PATH is not set in the pod"}
+    try:
+        from app.config import ConfigError
+        from app.model_folder import ModelFolder
+    except ImportError as error:
+        return {"path": path, "error": f"not in the image: {error}"}
+    if not Path(path).is_dir() and path.count("/") == 1 and not path.startswith(("/", ".", "~")):
+        return {"path": path, "hub": True, "cached": _cached(path)}
+    try:
+        folder = ModelFolder.read(path)
+    except (ConfigError, OSError) as error:
+        return {"path": path, "error": str(error)}
+    weights = sorted(folder.path.glob("*/*.safetensors"))
+    broken = [str(file.relative_to(folder.path)) for file in weights if _is_broken(file)]
+    size = sum(file.stat().st_size for file in weights)
+    return {
+        "path": path,
+        "pipeline": folder.pipeline_class,
+        "heads": folder.heads,
+        "weights": len(weights),
+        "bytes": size,
+        "broken": broken,
+    }
+
+
+def _cached(name: str) -> bool:
+    home = os.environ.get("HF_HUB_CACHE") or os.path.join(
+        os.environ.get("HF_HOME", os.path.expanduser("~/.cache/huggingface")), "hub"
+    )
+    return Path(home, "models--" + name.replace("/", "--"), "snapshots").is_dir()
+
+
+def _is_broken(file: Path) -> bool:
+    """Whether a weight file cannot be read, or only stands for one."""
+    try:
+        with file.open("rb") as content:
+            begin = content.read(POINTER_BYTES)
+    except OSError:
+        return True
+    return len(begin) < 8 or begin.startswith(LFS)
+
+
+def _storage(marker: str) -> dict[str, Any]:
+    """Write, read and delete one small file where videos go."""
+    try:
+        import fsspec
+
+        from app.config import Environment
+
+        uri = Environment.read(os.environ).storage_uri
+    except (ImportError, ValueError) as error:
+        return {"uri": os.environ.get("STORAGE_URI", ""), "error": str(error)}
+    began = time.monotonic()
+    try:
+        filesystem, root = fsspec.core.url_to_fs(uri)
+        root = root.rstrip("/")
+        target = f"{root}/{marker}"
+        filesystem.makedirs(root, exist_ok=True)
+        filesystem.pipe_file(target, b"wan22")
+        content = filesystem.cat_file(target)
+        filesystem.rm_file(target)
+    except Exception as error:
+        return {"uri": uri, "error": f"{type(error).__name__}: {error}"}
+    found: dict[str, Any] = {"uri": uri, "seconds": time.monotonic() - began}
+    if content != b"wan22":
+        found["error"] = f"what was written was read back as {content!r}"
+    if "file" in filesystem.protocol:
+        room = os.statvfs(root)
+        found |= {"free": room.f_bavail * room.f_frsize, "root": root}
+    return found
+
+
+def _redis(seconds: float) -> dict[str, Any]:
+    """Open a connection to Redis; whether it takes a password and writes is seen from the head pod."""
+    url = urlsplit(os.environ.get("REDIS_URL", ""))
+    host = url.hostname or os.environ.get("REDIS_HOST", "")
+    port = url.port or int(os.environ.get("REDIS_PORT") or 6379)
+    if not host:
+        return {"server": "", "error": "neither REDIS_URL nor REDIS_HOST is set in the pod"}
+    try:
+        socket.create_connection((host, port), timeout=seconds).close()
+    except OSError as error:
+        return {"server": f"{host}:{port}", "error": str(error)}
+    return {"server": f"{host}:{port}"}
