@@ -53,6 +53,7 @@ NODE = (
     _kubernetes("kubelet"),
     _kubernetes("kube-proxy"),
     Tool("coredns", "coredns", "github.com/coredns/coredns", r"CoreDNS-1\.1[2-9]", ("-version",)),
+    Tool("kube-router", "kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", ask=None),
 )
 """What a node with running pods needs besides."""
 

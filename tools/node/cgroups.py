@@ -40,4 +40,8 @@ def processes() -> set[int]:
 def _hierarchies() -> list[Path]:
     if (ROOT / "cgroup.controllers").exists():
         return [ROOT]
-    return [folder for folder in ROOT.iterdir() if folder.is_dir() and not folder.is_symlink() and (folder / "cgroup.procs").exists()]
+    return [
+        folder
+        for folder in ROOT.iterdir()
+        if folder.is_dir() and not folder.is_symlink() and (folder / "cgroup.procs").exists()
+    ]

@@ -110,7 +110,7 @@ state = "{place.run}/containerd"
 [grpc]
 address = "{place.socket}"
 [plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{names.PAUSE_IMAGE}"
+sandbox_image = "{names.BASE_IMAGE}"
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
@@ -199,13 +199,17 @@ def coredns(place: Place) -> Component:
 
 def kuberay(place: Place) -> Component:
     """Return the KubeRay operator."""
-    flags = ["-enable-leader-election=false", "-metrics-addr=127.0.0.1:18080", "-health-probe-bind-address=127.0.0.1:18082"]
+    flags = [
+        "-enable-leader-election=false",
+        "-metrics-addr=127.0.0.1:18080",
+        "-health-probe-bind-address=127.0.0.1:18082",
+    ]
     flags += ["-reconcile-concurrency=4"]
     environment = {"KUBECONFIG": str(_kubeconfig(place))}
     return Component("kuberay-operator", [str(binary("kuberay-operator")), *flags], environment)
 
 
-AGENTS: tuple[Callable[[Place], Component], ...] = (scheduler, kubelet, proxy, network_policies, coredns)
+AGENTS: tuple[Callable[[Place], Component], ...] = (scheduler, kubelet, proxy, coredns)
 """What a node needs once API server and containerd answer."""
 
 

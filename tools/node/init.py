@@ -1,6 +1,6 @@
 """First process inside the node's namespaces: starts the supervisor and buries what loses its parent.
 
-When it ends, the kernel ends every other process of the node. It imports nothing of the project, and only what it needs.
+When it ends, the kernel ends every other process of the node. It imports nothing of the project.
 """
 
 import os
@@ -9,7 +9,9 @@ import sys
 
 def main() -> int:
     """Run ``python -m tools.node.supervisor`` with the given arguments, and return its exit status."""
-    supervisor = os.posix_spawn(sys.executable, [sys.executable, "-m", "tools.node.supervisor", *sys.argv[1:]], os.environ)
+    supervisor = os.posix_spawn(
+        sys.executable, [sys.executable, "-m", "tools.node.supervisor", *sys.argv[1:]], os.environ
+    )
     while True:
         ended, status = os.wait()
         if ended == supervisor:

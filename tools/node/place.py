@@ -11,7 +11,8 @@ PODS = "10.244.0.0/16"
 SERVICES = "10.96.0.0/16"
 API_IP = "10.96.0.1"
 API_PORT = 6443
-PAUSE_IMAGE = "localhost/wan22-base:e2e"
+BASE_IMAGE = "localhost/wan22-base:e2e"
+"""Pause image of the pods and base of the images that are built here."""
 GPUS = 16
 """GPUs that the node says it has (``nvidia.com/gpu``); none of them exists, so ranks compute on CPU."""
 CGROUP = "wan22-node"

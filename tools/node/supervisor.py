@@ -1,4 +1,4 @@
-"""Starts the node inside its namespaces and watches it: when one program ends, so does the node, saying which and why."""
+"""Starts the node inside its namespaces and watches it: when one program ends, so does the node, saying why."""
 
 import argparse
 import contextlib
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import serialization
 from wan22_operator.certificates import current
 
 from tools import binary, kuberay_crds
-from tools.node import cgroups, components, forward
+from tools.node import cgroups, components, forward, volumes
 from tools.node import place as names
 from tools.node.components import Component
 from tools.node.place import Place
@@ -61,7 +61,10 @@ class Supervisor:
         for agent in components.AGENTS:
             self._run(agent(self.place))
         self._run(components.kuberay(self.place))
+        volumes.serve_in_background(self.place)
         self._until("the node is Ready", self._node_ready)
+        # It ends where it finds no Node of its name.
+        self._run(components.network_policies(self.place))
         gpus = f'{{"status": {{"capacity": {{"nvidia.com/gpu": "{names.GPUS}"}}}}}}'
         self._kubectl("patch", "node", names.NAME, "--subresource=status", "--type=merge", f"--patch={gpus}")
 
