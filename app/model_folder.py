@@ -1,9 +1,10 @@
 """What a diffusers Wan folder says of itself: heads, sizes and defaults, read from its JSON files alone."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError
 
@@ -29,6 +30,7 @@ class Defaults(StrictModel):
 
 # The settings that the Wan2.2 repository gives with each model (wan/configs/wan_*.py, frames and steps included).
 A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}
+I2V_A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.5, "guidance_scale_2": 3.5}
 TI2V_5B_DEFAULTS: dict[str, Any] = {
     "height": 704,
     "num_frames": 121,
@@ -36,6 +38,10 @@ TI2V_5B_DEFAULTS: dict[str, Any] = {
     "guidance_scale": 5.0,
     "fps": 24,
 }
+
+
+ImageUse = Literal["none", "optional", "required"]
+Configs = Callable[[str], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -53,16 +59,24 @@ class ModelFolder:
     spatial_scale: int
     """Pixels, along one side, that make one latent."""
     two_experts: bool
+    image: ImageUse
+    """Whether a request has an image to begin with."""
     defaults: Defaults
+    configs: Configs
+    """The folder's JSON files by their name in it."""
 
     @property
     def side_multiple(self) -> int:
         """Width and height must be a multiple of this many pixels (and of 16)."""
         return max(16, self.spatial_scale * self.patch[1], self.spatial_scale * self.patch[2])
 
+    def latent_frames(self, num_frames: int) -> int:
+        """Return the latent frames of a video of ``num_frames``."""
+        return (num_frames - 1) // self.temporal_scale + 1
+
     def tokens(self, width: int, height: int, num_frames: int) -> int:
         """Return the length of the token sequence of one video; sizes in pixels."""
-        frames = ((num_frames - 1) // self.temporal_scale + 1) // self.patch[0]
+        frames = self.latent_frames(num_frames) // self.patch[0]
         rows = height // self.spatial_scale // self.patch[1]
         columns = width // self.spatial_scale // self.patch[2]
         return frames * rows * columns
@@ -75,16 +89,24 @@ class ModelFolder:
             ConfigError: it is missing or no Wan pipeline; names the file, what was found, and what to do.
         """
         folder = resolve(model_path, json_only=True)
-        index = _read_json(folder / "model_index.json")
+        return cls.from_configs(folder, lambda name: _read_json(folder / name))
+
+    @classmethod
+    def from_configs(cls, folder: Path, configs: Configs) -> Self:
+        """Read what ``configs`` says of each JSON file; ``folder`` is for messages alone.
+
+        Raises:
+            ConfigError: it is no Wan pipeline.
+        """
+        index = configs("model_index.json")
         name = str(index.get("_class_name"))
         if not name.startswith("Wan"):
             raise ConfigError(
                 f"MODEL_PATH: {folder}/model_index.json is a {name}; expected a diffusers Wan pipeline such as "
                 "WanPipeline or WanImageToVideoPipeline"
             )
-        transformer = _read_json(folder / "transformer/config.json")
-        vae = _read_json(folder / "vae/config.json")
-        two_experts = index.get("boundary_ratio") is not None
+        transformer = configs("transformer/config.json")
+        vae = configs("vae/config.json")
         return cls(
             path=folder,
             pipeline_class=name,
@@ -92,9 +114,18 @@ class ModelFolder:
             patch=tuple(transformer["patch_size"]),
             temporal_scale=int(vae.get("scale_factor_temporal") or 4),
             spatial_scale=int(vae.get("scale_factor_spatial") or 8),
-            two_experts=two_experts,
+            two_experts=index.get("boundary_ratio") is not None,
+            image=_image_use(name, index),
             defaults=_defaults(folder, index),
+            configs=configs,
         )
+
+
+def _image_use(name: str, index: dict[str, Any]) -> ImageUse:
+    # Timesteps of their own for each token make the first frame a given one: the same weights serve both (TI2V-5B).
+    if index.get("expand_timesteps"):
+        return "optional"
+    return "required" if name == "WanImageToVideoPipeline" else "none"
 
 
 def resolve(model_path: str, *, json_only: bool = False) -> Path:
@@ -127,7 +158,7 @@ def resolve(model_path: str, *, json_only: bool = False) -> Path:
 def _defaults(folder: Path, index: dict[str, Any]) -> Defaults:
     kind = TI2V_5B_DEFAULTS if index.get("expand_timesteps") else {}
     if index.get("boundary_ratio") is not None:
-        kind = A14B_DEFAULTS
+        kind = I2V_A14B_DEFAULTS if index.get("_class_name") == "WanImageToVideoPipeline" else A14B_DEFAULTS
     own = _read_json(folder / OWN_CONFIG).get("defaults", {}) if (folder / OWN_CONFIG).exists() else {}
     try:
         return Defaults.model_validate({**kind, **own})

@@ -1,0 +1,207 @@
+"""Plan and memory of a gang: weights are exact, the estimate is held against a real process, wrong counts refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from app.config import ConfigError
+from app.memory import main, report
+from app.model_folder import ModelFolder
+from app.peak import _decode_peak, decode_peak
+from app.plan import NoPlanError, Plan, allowed_counts
+from app.published import PUBLISHED, published
+from app.skeleton import components, rank_dtypes, weights
+
+T2V, I2V, TI2V_5B = PUBLISHED
+H20_GIB = 96
+
+
+@pytest.mark.parametrize("model", [T2V, I2V, TI2V_5B])
+@pytest.mark.parametrize(("ranks", "plan"), [(8, Plan(2, 4)), (16, Plan(2, 8))])
+def test_eight_and_sixteen_h20_hold_every_model(model: str, ranks: int, plan: Plan) -> None:
+    answer = report(model, ranks, H20_GIB)
+    assert answer.fits
+    assert answer.plan == plan
+    assert answer.demand.others < answer.demand.rank_0 < H20_GIB
+
+
+def test_both_experts_are_counted_on_every_rank() -> None:
+    answer = report(T2V, 16, H20_GIB)
+    parts = {part.name: part.parameters for part in answer.components}
+    # The sizes by which the models are known: 14 B for each expert, 5.7 B for UMT5-XXL, 127 M for the VAE.
+    assert parts == {
+        "text_encoder": 5_680_910_336,
+        "vae": 126_892_531,
+        "transformer": 14_288_491_584,
+        "transformer_2": 14_288_491_584,
+    }
+    assert answer.demand.weights == sum(part.gib for part in answer.components)
+
+
+def built_in(name: str) -> ModelFolder:
+    model = published(name)
+    assert model is not None
+    return model
+
+
+def test_ti2v_5b_has_one_transformer_of_five_billion() -> None:
+    parts = {part.component: part.parameters for part in weights(built_in(TI2V_5B))}
+    assert parts["transformer"] == 4_999_787_712
+    assert parts["vae"] == 704_688_668
+
+
+@pytest.mark.parametrize("model", [T2V, TI2V_5B])
+def test_every_count_from_1_to_64_has_a_plan_or_is_refused_with_the_allowed_ones(model: str) -> None:
+    heads = built_in(model).heads
+    allowed = allowed_counts(heads)
+    for ranks in range(1, 65):
+        if ranks in allowed:
+            assert report(model, ranks, 1000).plan.ranks == ranks
+        else:
+            with pytest.raises(NoPlanError, match=f"{heads} attention heads; use one of 1, 2, "):
+                report(model, ranks, 1000)
+
+
+def test_more_ranks_need_less_each() -> None:
+    steps = [report(T2V, ranks, H20_GIB).demand.denoise for ranks in (2, 4, 8, 16, 40)]
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_what_does_not_fit_is_told_what_would() -> None:
+    answer = report(T2V, 1, H20_GIB, num_frames=1025)
+    assert not answer.fits
+    frames = next(line for line in answer.advice if "frames at 1280x720" in line)
+    most = int(frames.split()[4])
+    assert report(T2V, 1, H20_GIB, num_frames=most).fits
+    assert not report(T2V, 1, H20_GIB, num_frames=most + 4).fits
+
+
+def test_ranks_that_shrink_it_enough_are_named() -> None:
+    answer = report(T2V, 1, 141, num_frames=1025)
+    line = next(line for line in answer.advice if "each then holds fewer tokens" in line)
+    assert report(T2V, int(line.split()[1]), 141, num_frames=1025).fits
+
+
+def test_weights_that_fill_the_gpu_are_told_that_ranks_do_not_help() -> None:
+    assert any("neither more ranks nor a smaller request" in line for line in report(T2V, 8, 48).advice)
+
+
+def test_ranks_that_repeat_each_other_are_named() -> None:
+    (line,) = report(TI2V_5B, 3, H20_GIB).advice
+    assert "27,280 tokens do not divide" in line
+
+
+@pytest.mark.parametrize("folder", ["tiny_model", "two_expert_model"])
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_the_weights_are_those_that_a_rank_loads(folder: str, device: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(folder)
+    model = ModelFolder.read(str(path))
+    pipeline = DiffusionPipeline.from_pretrained(path, dtype=rank_dtypes(device))
+    found = {part.component: (part.parameters, part.bytes) for part in weights(model, device)}
+    assert list(found) == components(model)
+    for name, counted in found.items():
+        module = getattr(pipeline, name)
+        tensors = [*module.parameters(), *module.buffers()]
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        assert counted == (parameters, sum(tensor.numel() * tensor.element_size() for tensor in tensors)), name
+
+
+_GROWTH = """
+import json, re, resource, torch
+from pathlib import Path
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from app.peak import LivePeak
+
+def decode():
+    vae, latents = AutoencoderKLWan(base_dim=24, dim_mult=[1, 2, 2, 2]).eval(), torch.zeros(1, 16, 3, 32, 32)
+    return lambda: vae.decode(latents, return_dict=False)
+
+def denoise():
+    sizes = dict(num_attention_heads=8, attention_head_dim=64, ffn_dim=1536, num_layers=2, text_dim=64)
+    transformer = WanTransformer3DModel(**sizes).eval()
+    latents, text, time = torch.zeros(1, 16, 5, 64, 64), torch.zeros(1, 512, 64), torch.ones(1)
+    return lambda: transformer(latents, time, text, return_dict=False)
+
+def made_on(device, work):
+    with torch.device(device):
+        return work()
+
+def memory(name):
+    return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+found = {}
+torch.set_num_threads(1)
+with torch.inference_mode():
+    for work in (denoise, decode):
+        dry, real = made_on("meta", work), made_on("cpu", work)
+        with LivePeak() as estimate:
+            dry()
+        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        real()
+        found[work.__name__] = [estimate.peak, memory("VmHWM") - before]
+print(json.dumps(found))
+"""
+
+
+def test_the_estimate_is_what_a_real_process_grows_by() -> None:
+    # Large blocks apart in the kernel's books, given back at once: glibc's pools would hide what is live.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1048576", "PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _GROWTH], env=environment, capture_output=True, text=True, check=True
+    )
+    for part, most in (("denoise", 1.1), ("decode", 1.3)):
+        estimate, grown = json.loads(output.stdout)[part]
+        assert estimate * 0.98 < grown < estimate * most, part
+
+
+def test_decoding_grows_evenly_with_the_frames_as_the_estimate_takes_it_to() -> None:
+    model = built_in(T2V)
+    assert decode_peak(model, 128, 64, 25) == pytest.approx(_decode_peak(model, 128, 64, 7), rel=0.01)
+
+
+def test_a_dry_run_leaves_no_process_group() -> None:
+    report(TI2V_5B, 2, H20_GIB)
+    assert not torch.distributed.is_initialized()
+
+
+def test_the_command_prints_for_people_and_for_programs(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
+    words = [T2V, "--gpu-memory", "96", "--ranks", "16"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "plan         16 ranks: CFG 2 x Ulysses 8" in text
+    assert text.endswith("fits\n")
+    assert main([*words[:1], "--gpu-memory", "80", "--ranks", "1", "--json"]) == 1
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert answer["fits"] is False
+    assert answer["demand"]["rank_0"] > 80
+    assert main([str(tiny_model), "--gpu-memory", "8", "--ranks", "4"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ranks", "7"], "--ranks: 7 ranks have no parallel plan for a model with 40 attention heads; use one of 1,"),
+        (["--ranks", "0"], "use one of 1, 2, 4, 5, 8, 10, 16"),
+        (["--ranks", "2", "--width", "1000"], "width: 1000 is no multiple of 16"),
+        (["--ranks", "2", "--num-frames", "80"], "num_frames: 80 is not 4k+1"),
+        (["--ranks", "2", "--gpu-memory", "0"], "--gpu-memory: 0 is not above 0"),
+    ],
+)
+def test_a_wrong_word_is_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([T2V, "--gpu-memory", "96", *words])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_told() -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        report("/no/such/model", 1, 96)
