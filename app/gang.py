@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -87,14 +88,18 @@ class Gang:
             GangBrokenError: a rank died or took too long. Every rank that this call started is ended.
         """
         slots = list(slots)
+        began = time.monotonic()
         actors = [self._actor(slot) for slot in slots]
         try:
             places = await self._all((actor.place.remote() for actor in actors), "to start", self.timeouts.answer)
+            started = time.monotonic()
             await self._all((actor.load.remote() for actor in actors), "to load the model", self.timeouts.load)
         except BaseException:
             for actor in actors:
                 ray.kill(actor)
             raise
+        loaded = time.monotonic()
+        _log.info("%d ranks: processes %.2f s, model %.2f s", len(actors), started - began, loaded - started)
         return [Member(actor, slot, place) for actor, slot, place in zip(actors, slots, places, strict=True)]
 
     async def form(self, members: Sequence[Member]) -> None:
@@ -105,6 +110,7 @@ class Gang:
         Raises:
             GangBrokenError: a rank died or hangs.
         """
+        began = time.monotonic()
         ordered = node_by_node(members)
         leaving = {id(member): member for member in [*self.members, *ordered]}.values()
         await self._all((member.actor.leave.remote() for member in leaving), "to leave the process group")
@@ -119,6 +125,7 @@ class Gang:
             ),
             "to join the process group",
         )
+        _log.info("process group of %d: %.2f s", len(ordered), time.monotonic() - began)
 
     async def generate(self, config: dict[str, Any], path: str) -> str | None:
         """Run one task on every rank; return the video's path, or None if it was cancelled.

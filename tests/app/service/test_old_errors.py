@@ -26,7 +26,9 @@ def test_1_nothing_uses_ray_train() -> None:
     sources = [path.read_text() for path in Path(app.__file__ or "").parent.rglob("*.py")]
     assert sources
     assert not any("ray.train" in source or "prepare_torch_process_group" in source for source in sources)
-    assert sum("dist.init_process_group(" in source for source in sources) == 1
+    # One place forms real groups; app.peak counts memory in one that speaks to nobody.
+    calls = [line.strip() for source in sources for line in source.splitlines() if "init_process_group(" in line]
+    assert len([call for call in calls if '"fake"' not in call]) == 1, calls
 
 
 def test_2_every_rank_has_all_five_variables_and_meets_at_rank_0s_address(gang_of_two: Service) -> None:

@@ -1,0 +1,1 @@
+"""The bundle on a real Kubernetes node, measured: ``python -m benchmarks.cluster``."""

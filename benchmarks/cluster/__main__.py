@@ -1,0 +1,163 @@
+"""Install, resize, kill and weigh a release on the node of ``make cluster-up``: ``python -m benchmarks.cluster``.
+
+Ranks compute on CPU. Prints the tables of README.md beside this file.
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from tests.control_plane.api import Json
+from tests.e2e.cluster import Cluster
+from tests.e2e.release import Release
+from tests.waiting import until
+from tools.node import host, images, place
+
+E2E = Path(__file__).parents[2] / "tests" / "e2e"
+SETTINGS = ("totalWorkers=2", "gpusPerWorker=1")
+NAMESPACE = "bench"
+LONG = {"num_inference_steps": 60}
+ROUNDS = 3
+
+Rows = list[list[float | str]]
+
+
+def main() -> None:
+    """Measure and print."""
+    here = place.default()
+    host.up(here)
+    images.load(here)
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = Cluster(here.kubeconfig, Path(folder), [E2E / "values.yaml", E2E / "node-values.yaml"])
+        cluster.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        release = Release(cluster, NAMESPACE)
+        try:
+            install(release)
+            resize(release)
+            kill(release)
+            memory(cluster)
+        finally:
+            release.uninstall()
+            release.close()
+            cluster.api.delete(f"/api/v1/namespaces/{NAMESPACE}")
+            cluster.stop()
+
+
+def install(release: Release) -> None:
+    """Time an installation until its first video."""
+    start = time.monotonic()
+    release.install(*SETTINGS)
+    ready = time.monotonic()
+    release.make("first")
+    done = time.monotonic()
+    table(
+        ["from helm install until", "seconds"], [["all pods Ready", ready - start], ["the first video", done - start]]
+    )
+
+
+def resize(release: Release) -> None:
+    """Time annotations, up and down, and their parts."""
+    rows: list[tuple[str, list[float]]] = []
+    for workers in (4, 2) * ROUNDS:
+        start = time.monotonic()
+        release.annotate(total_workers=workers)
+        pods = _until(lambda: len(_running(release)) == 4) - start if workers == 4 else 0.0
+        told = _until(lambda: release.annotation("active-workers") == str(workers)) - start  # noqa: B023
+        gang = _until(lambda: [one["have"] for one in release.gangs()] == [workers]) - start  # noqa: B023
+        release.until_ready(workers)
+        ready = time.monotonic() - start
+        processes, model, group = _parts(release, grew=workers == 4)
+        rows.append((f"to {workers}", [pods, told - pods, gang - told, processes, model, group, gang, ready]))
+    names = ["pods run", "Ray nodes in, counts written", "Serve and gang", "of it: processes", "of it: model"]
+    names += ["of it: process group", "gang serves, in all", "pods settled, in all"]
+    best: Rows = []
+    for way in ("to 4", "to 2"):
+        rounds = [values for name, values in rows if name == way]
+        best.append([way, *(median(values) for values in zip(*rounds, strict=True))])
+    table(["annotation", *names], best)
+
+
+def kill(release: Release) -> None:
+    """Time from the loss of a pod in the middle of a task until that task's end, and until the next task's."""
+    rows: Rows = []
+    for component in ("nothing", "ray-worker", "ray-head", "redis", "operator"):
+        ends, nexts = [], []
+        for number in range(ROUNDS):
+            release.until_ready(2)
+            name = f"{component}-{number}"
+            release.submit(name, **LONG)
+            release.wait_for_step(name)
+            if component != "nothing":
+                pod = release.pod_names(component)[0]
+                flags = ("--grace-period=0", "--force", "--wait=false", f"--namespace={NAMESPACE}")
+                release.cluster.kubectl("delete", "pod", pod, *flags)
+            start = time.monotonic()
+            task = release.wait_for_end(name)
+            assert task["status"] == "succeeded", task
+            ends.append(time.monotonic() - start)
+            until("the API takes a task", lambda: _submitted(release, f"{name}-next"), 120)  # noqa: B023
+            release.wait_for_end(f"{name}-next")
+            nexts.append(time.monotonic() - start)
+        rows.append([component, median(ends), median(nexts), str(task["attempt"])])
+    table(["pod that is lost", "seconds to the task's end", "to the next task's", "attempts"], rows)
+
+
+def memory(cluster: Cluster) -> None:
+    """Weigh every pod by the kubelet's own figures."""
+    (node,) = cluster.api.request("GET", "/api/v1/nodes")["items"]
+    stats = cluster.api.request("GET", f"/api/v1/nodes/{node['metadata']['name']}/proxy/stats/summary")
+    pods: list[Json] = [one for one in stats["pods"] if one["podRef"]["namespace"] == NAMESPACE]
+    rows: Rows = [
+        [_short(one["podRef"]["name"]), sum(c["memory"]["workingSetBytes"] for c in one["containers"]) / 2**20]
+        for one in pods
+    ]
+    rows.append(["all", sum(float(str(row[1])) for row in rows)])
+    table(["pod", "working set, MiB"], rows)
+
+
+def _running(release: Release) -> list[Json]:
+    return [pod for pod in release.pods("ray-worker") if pod["status"].get("phase") == "Running"]
+
+
+def _until(condition: Callable[[], bool]) -> float:
+    until("the next part of a resize", condition, 240, every=0.1)
+    return time.monotonic()
+
+
+def _submitted(release: Release, name: str) -> bool:
+    try:
+        release.submit(name)
+    except (AssertionError, OSError):
+        return False
+    return True
+
+
+def _parts(release: Release, grew: bool) -> tuple[float, float, float]:
+    """Return what the leader logged of its last change: seconds for processes, model and process group."""
+    (gang,) = release.gangs()
+    (home,) = [node["ip"] for node in gang["nodes"] if node["leader"]]
+    (pod,) = [one["metadata"]["name"] for one in release.pods("ray-worker") if one["status"]["podIP"] == home]
+    script = "cat /tmp/ray/session_latest/logs/serve/replica_wan22_VideoGenerator_*"
+    text = release.cluster.execute(NAMESPACE, pod, "bash", "-c", script)
+    started = re.findall(r"ranks: processes ([\d.]+) s, model ([\d.]+) s", text)[-1] if grew else ("0", "0")
+    group = re.findall(r"process group of \d+: ([\d.]+) s", text)[-1]
+    return float(started[0]), float(started[1]), float(group)
+
+
+def _short(name: str) -> str:
+    return re.sub(r"-[0-9a-z]{5}(?=-|$)|-[0-9a-f]{8,10}(?=-)", "", name)
+
+
+def table(head: list[str], rows: Rows) -> None:
+    """Print a Markdown table."""
+    lines: Rows = [[*head], ["---"] * len(head), *rows]
+    for row in lines:
+        print("| " + " | ".join(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
