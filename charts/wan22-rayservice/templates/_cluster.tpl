@@ -26,6 +26,9 @@ Usage: {{- include "wan22.clusterSpec" . | nindent 4 }}
 {{- define "wan22.clusterSpec" -}}
 rayVersion: {{ .Values.ray.version | quote }}
 enableInTreeAutoscaling: false
+{{- if .Values.ray.suspend }}
+suspend: true
+{{- end }}
 {{- if .Values.ray.auth.enabled }}
 authOptions:
   mode: token
