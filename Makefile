@@ -29,12 +29,28 @@ run: setup ## Serve http://127.0.0.1:8000 on this machine until Ctrl-C
 	@PYTHONPATH=. .venv/bin/serve run --name wan22 app.serve_app:app total_workers=$${TOTAL_WORKERS:-2}
 
 .PHONY: tools
-tools: setup ## Build the pinned control plane, KubeRay and Helm that tests run against (once a machine)
-	@$(PYTHON) -m tools build
+tools: setup ## Build the pinned Kubernetes, KubeRay and Helm that tests run against (once a machine)
+	@$(PYTHON) -m tools build --node
+
+.PHONY: images
+images: setup ## Build the images of the app and the operator, with docker or buildah
+	@$(PYTHON) -m tools.images
+
+.PHONY: cluster-up
+cluster-up: setup tools ## Start a real Kubernetes node on this machine and give it the images (Linux, root)
+	@$(PYTHON) -m tools.node up
+
+.PHONY: cluster-down
+cluster-down: setup ## End that node with everything in it
+	@$(PYTHON) -m tools.node down
 
 .PHONY: test
-test: setup tools ## Run all tests
+test: setup tools ## Run all tests that need no running pods
 	@.venv/bin/pytest --durations=12
+
+.PHONY: e2e
+e2e: setup tools ## Run the tests on a real node (or on the cluster of E2E_KUBECONFIG)
+	@.venv/bin/pytest tests/e2e --durations=12
 
 .PHONY: check
 check: setup tools ## Check format, lint, types, imports and the chart
@@ -47,6 +63,7 @@ check: setup tools ## Check format, lint, types, imports and the chart
 	@"$$($(PYTHON) -m tools path helm-unittest)" --strict charts/wan22-rayservice | tail -n 6
 
 .PHONY: bench
-bench: setup tools ## Measure the service and the operator, and print tables (about 15 minutes)
+bench: setup tools ## Measure the service, the operator and the bundle on a node, and print tables (about 30 minutes)
 	$(PYTHON) -m benchmarks.service
 	PYTHONPATH=operator:. $(PYTHON) benchmarks/operator/measure.py
+	PYTHONPATH=operator:. $(PYTHON) -m benchmarks.cluster

@@ -6,6 +6,7 @@ import sys
 import time
 
 from tools.find import MissingToolError
+from tools.images import ImageError
 from tools.node import host, images, place
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print("node: ended" if host.down(here) else "node: there was none")
             case "config":
                 print(here.kubeconfig)
-    except (host.HostError, MissingToolError, images.ImageError, subprocess.CalledProcessError) as error:
+    except (host.HostError, MissingToolError, ImageError, subprocess.CalledProcessError) as error:
         print(f"node: {error}", file=sys.stderr)
         return 1
     return 0

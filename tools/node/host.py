@@ -17,17 +17,8 @@ from tools.node import cgroups
 from tools.node.place import Place
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = {
-    "unshare": "util-linux",
-    "ip": "iproute2",
-    "sysctl": "procps",
-    "iptables": "iptables",
-    "ipset": "ipset",
-    "conntrack": "conntrack",
-    "containerd": "containerd",
-    "runc": "runc",
-}
-PLUGINS = Path("/usr/lib/cni")
+PACKAGES = Path(__file__).with_name("packages.txt")
+"""The programs that the node takes from the machine, each with the Debian package that has it."""
 START_SECONDS = 240
 
 
@@ -122,9 +113,8 @@ def _require() -> None:
             "the node needs Linux and root (namespaces, mounts and a kubelet); use sudo, or set E2E_KUBECONFIG to the "
             "kubeconfig of a cluster"
         )
-    missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program)})
-    if not (PLUGINS / "bridge").exists():
-        missing.append("containernetworking-plugins")
+    pairs = [line.split() for line in PACKAGES.read_text().splitlines()]
+    missing = sorted({package for program, package in pairs if not shutil.which(program)})
     if missing:
         raise HostError(f"programs of these Debian packages are missing: apt-get install {' '.join(missing)}")
     if importlib.util.find_spec("wan22_operator") is None and not (ROOT / "operator").is_dir():
