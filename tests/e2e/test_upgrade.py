@@ -1,0 +1,61 @@
+"""`helm upgrade` to other pods: a new cluster takes over when it is whole, and one that never is burns no task."""
+
+from tests.e2e.cluster import phase
+from tests.e2e.release import Release
+from tests.e2e.stream import Stream, assert_all_succeeded
+from tests.waiting import until
+
+LONG = {"num_inference_steps": 60}
+
+
+def other_image(release: Release) -> str:
+    """Return a value that names the image differently from what runs: to Kubernetes it is another one."""
+    image: str = release.pods("ray-head")[0]["spec"]["containers"][0]["image"]
+    repository = image.rsplit(":", 1)[0]
+    prefix = "docker.io/library/"
+    return (
+        f"image.repository={repository.removeprefix(prefix) if repository.startswith(prefix) else prefix + repository}"
+    )
+
+
+def test_a_new_image_takes_over_without_a_refused_or_lost_task(standing: Release) -> None:
+    (old,) = standing.clusters()
+    standing.submit("drains", **LONG)
+    standing.wait_for_step("drains")
+    with Stream(standing, "upgrade", every=2) as stream:
+        standing.change(other_image(standing))
+        until("the old cluster is gone", lambda: old not in standing.clusters(), 300, every=0.5)
+        standing.until_ready(2)
+    assert not stream.refused
+    assert_all_succeeded([standing.wait_for_end("drains"), *stream.ends()], attempt=1)
+
+
+def test_an_image_that_cannot_start_burns_no_task_and_the_old_gang_serves_on(standing: Release) -> None:
+    (old,) = standing.clusters()
+    (before,) = standing.gangs()
+    standing.change("image.tag=missing")
+
+    def stuck() -> bool:
+        return any(phase(pod) in ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff") for pod in standing.pods())
+
+    until("its pods cannot start", stuck, 90)
+    assert standing.make("meanwhile")["attempt"] == 1
+    (after,) = standing.gangs()
+    assert after["pid"] == before["pid"]
+    standing.change("image.tag=")
+    until("only the old cluster is left", lambda: standing.clusters() == [old], 120)
+    standing.until_ready(2)
+    assert standing.make("afterwards")["attempt"] == 1
+
+
+def test_in_two_steps_where_the_gpus_do_not_suffice_for_two_clusters(standing: Release) -> None:
+    names = ["runs", "waits", "waits-too"]
+    for name in names:
+        standing.submit(name, **LONG)
+    standing.wait_for_step("runs")
+    image = other_image(standing)
+    standing.change("ray.suspend=true")
+    until("no Ray pod is left", lambda: not standing.pods("ray-head") + standing.pods("ray-worker"), 120)
+    standing.change("ray.suspend=false", image)
+    standing.until_ready(2)
+    assert_all_succeeded([standing.wait_for_end(name) for name in names])
