@@ -3,11 +3,13 @@
 ``BASE_IMAGE`` replaces the Dockerfile's own base, for machines that reach no registry.
 """
 
+import configparser
 import os
 import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-"""Where Debian's programs look for certificates of authorities, inside an image too."""
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
 
 class ImageError(RuntimeError):
@@ -65,28 +67,52 @@ def build(image: Image, base: str | None = None, with_: str | None = None) -> st
         with_: ``docker`` or ``buildah``; whichever is there if none is named.
 
     Raises:
-        ImageError: the build failed; its output has been shown.
+        ImageError: the build failed; the message has the end of its output.
     """
     with_ = with_ or engine()
-    command = ["docker", "build"] if with_ == "docker" else ["buildah", "build", "--isolation=chroot", "--layers"]
+    command = ["docker", "build"]
+    if with_ == "buildah":
+        command = ["buildah", "build", "--isolation=chroot", "--layers", "--force-rm"]
     command += [f"--target={image.target}", f"--tag={image.name}"]
+    command += [f"--build-arg={name}" for name in PROXIES if name in os.environ]
     if base:
         command.append(f"--build-arg=BASE_IMAGE={base}")
-    if with_ == "buildah" and (bundle := _bundle()):
-        # A machine behind a proxy trusts its certificate; so do the build's steps, and the image keeps its own.
-        command.append(f"--volume={bundle}:{BUNDLE}:ro")
     started = time.monotonic()
     print(f"building {image.name} ...", file=sys.stderr, flush=True)
-    done = subprocess.run([*command, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in secrets(Path(folder)).items():
+            command.append(f"--secret=id={name},src={path}")
+        done = subprocess.run([*command, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise ImageError(f"{image.name} cannot be built with {with_}:\n{done.stdout[-3000:]}")
     print(f"built {image.name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return image.name
 
 
-def _bundle() -> str | None:
-    path = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or BUNDLE
-    return path if Path(path).exists() else None
+def secrets(folder: Path) -> dict[str, Path]:
+    """Return what the build's steps need of this machine and no image keeps, by the Dockerfile's names for it.
+
+    These are its certificates (it may stand behind a proxy that has its own) and its package index, if it is not PyPI.
+    """
+    found = {}
+    bundle = Path(os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or BUNDLE)
+    if bundle.exists():
+        found["ca"] = bundle
+    if index := _index():
+        found |= {"pip": folder / "pip.conf", "uv": folder / "uv.toml"}
+        found["pip"].write_text(f"[global]\nindex-url = {index}\n", encoding="utf-8")
+        found["uv"].write_text(f'[[index]]\nurl = "{index}"\ndefault = true\n', encoding="utf-8")
+    return found
+
+
+def _index() -> str | None:
+    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
+        if os.environ.get(name):
+            return os.environ[name]
+    settings = configparser.ConfigParser(interpolation=None)
+    own = os.environ.get("PIP_CONFIG_FILE") or Path.home() / ".config/pip/pip.conf"
+    settings.read(["/etc/pip.conf", own], encoding="utf-8")
+    return settings.get("global", "index-url", fallback=None)
 
 
 def main() -> int:
