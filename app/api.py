@@ -13,10 +13,17 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import image as images
 from app.generate_request import GenerateRequest, InvalidRequestError
 from app.task_store import StoreUnavailableError, Task, TaskStatus
 
 MAX_BODY_BYTES = 64 * 1024
+"""The most that a request takes beside its image."""
+MAX_IMAGE_BODY_BYTES = MAX_BODY_BYTES + (images.MAX_BYTES + 3) * 4 // 3
+"""The most that a request takes with an image, in base64."""
+
+
+SUBMIT_PATH = "/generate"
 
 
 class Progress(BaseModel):
@@ -33,8 +40,20 @@ class ErrorView(BaseModel):
     message: str
 
 
+class ImageView(BaseModel):
+    """What is shown of the image from which a task's video begins."""
+
+    sha256: str
+    format: str
+    width: int
+    height: int
+    bytes: int
+
+
 class TaskView(GenerateRequest):
     """A task as a client sees it: its state, and the request with every field filled in."""
+
+    image: ImageView | None = None  # type: ignore[assignment]  # Shown by its facts, given by its bytes.
 
     task_id: str
     status: TaskStatus
@@ -81,8 +100,11 @@ class Readiness(BaseModel):
 def view(task: Task) -> TaskView:
     """Return what a client sees of ``task``."""
     url = f"/generate/{task.task_id}"
+    shown = dict(task.config)
+    if shown.get("image"):
+        shown["image"] = {name: shown["image"][name] for name in ImageView.model_fields}
     return TaskView(
-        **task.config,
+        **shown,
         task_id=task.task_id,
         status=task.status,
         progress=Progress(step=task.step, steps=task.steps or task.config["num_inference_steps"]),
@@ -103,7 +125,7 @@ def create_api() -> FastAPI:
         summary="Wan2.2 video generation: submit a task, follow it, fetch its video.",
         version="1",
     )
-    api.add_middleware(_BodyLimit, most_bytes=MAX_BODY_BYTES)
+    api.add_middleware(_BodyLimit)
     handlers: dict[Any, Callable[[Request, Any], Awaitable[JSONResponse]]] = {
         RequestValidationError: _invalid_fields,
         InvalidRequestError: _invalid_field,
@@ -114,6 +136,10 @@ def create_api() -> FastAPI:
     for error, handler in handlers.items():
         api.add_exception_handler(error, handler)
     return api
+
+
+def too_large(most: int) -> str:
+    return f"the body has more than {most} bytes"
 
 
 def problem(status: int, message: str, *, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
@@ -165,17 +191,19 @@ def _time(seconds: float) -> datetime:
 class _BodyLimit:
     """Refuses bodies that are larger than any request can be, whatever their headers say."""
 
-    def __init__(self, app: ASGIApp, most_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._most = most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Only where an image may come; what else is in such a body is bounded when it is read.
+        submits = scope["method"] == "POST" and scope["path"] == SUBMIT_PATH
+        most = MAX_IMAGE_BODY_BYTES if submits else MAX_BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._most:
-            await self._refuse(scope, receive, send)
+        if declared.isdigit() and int(declared) > most:
+            await problem(413, too_large(most))(scope, receive, send)
             return
         seen = 0
 
@@ -183,14 +211,8 @@ class _BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._most:
-                raise HTTPException(413, self._message())
+            if seen > most:
+                raise HTTPException(413, too_large(most))
             return message
 
         await self._app(scope, counted, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await problem(413, self._message())(scope, receive, send)
-
-    def _message(self) -> str:
-        return f"the body has more than {self._most} bytes"

@@ -1,26 +1,30 @@
 """APIEntrypoint: the HTTP deployment. It accepts and shows tasks; the gangs run them."""
 
 import asyncio
+import logging
 import os
 import uuid
 from typing import Annotated, Any
 
-from fastapi import Query, Response
+from fastapi import Depends, Query, Response
 from fastapi.responses import FileResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatus
 from starlette.exceptions import HTTPException
 
+from app import image as images
 from app import locality
-from app.api import GangView, Readiness, TaskPage, TaskView, create_api, view
+from app.api import SUBMIT_PATH, GangView, Readiness, TaskPage, TaskView, create_api, view
 from app.config import AppArgs, Environment
 from app.dispatcher import Dispatcher
-from app.generate_request import GenerateRequest
+from app.generate_request import GenerateRequest, InvalidRequestError
 from app.model_folder import ModelFolder
-from app.storage import Storage
-from app.task_store import StoreUnavailableError, Task, TaskStatus
+from app.storage import Storage, new_image_path
+from app.submission import BODY_DOCUMENTATION, submitted
+from app.task_store import StoreUnavailableError, Submission, Task, TaskStatus
 
+_log = logging.getLogger(__name__)
 api = create_api()
 
 
@@ -67,11 +71,11 @@ class APIEntrypoint:
             lease_seconds=args.lease_seconds,
         )
 
-    @api.post("/generate", status_code=202)
-    async def generate(self, request: GenerateRequest, response: Response) -> TaskView:
+    @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)
+    async def generate(self, request: Annotated[GenerateRequest, Depends(submitted)], response: Response) -> TaskView:
         """Accept a task. It is safe to repeat: the same ``task_id`` and body find the task that exists."""
         task_id = request.task_id or uuid.uuid4().hex
-        submission = await self._store.submit(task_id, request.body(), request.complete(self._model))
+        submission = await self._submit(task_id, request)
         if submission.outcome == "conflict":
             raise HTTPException(409, f"task_id: {task_id!r} exists with another body; choose another task_id")
         if submission.outcome == "full":
@@ -139,6 +143,27 @@ class APIEntrypoint:
         if hasattr(self, "_dispatcher"):
             await self._dispatcher.close()
             await self._store.close()
+
+    async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
+        """Store the request's image, then the task that needs it: an accepted task has its image whatever dies."""
+        if request.image is None:
+            return await self._store.submit(task_id, request.body(), request.complete(self._model))
+        try:
+            facts = await asyncio.to_thread(images.inspect, request.image)
+        except images.InvalidImageError as error:
+            raise InvalidRequestError("image", str(error)) from None
+        config = request.complete(self._model, facts)
+        path = config["image"]["path"] = new_image_path(task_id)
+        try:
+            await asyncio.to_thread(self._storage.write, request.image, path)
+        except OSError as error:
+            _log.warning("the image of task %s could not be stored: %s", task_id, error)
+            raise HTTPException(503, "the storage does not take the image; try again", {"Retry-After": "5"}) from None
+        submission = await self._store.submit(task_id, request.body(facts), config)
+        kept = submission.task.config["image"]["path"] if submission.task else None
+        if kept != path:
+            await asyncio.to_thread(self._storage.withdraw, path)
+        return submission
 
     async def _deliver(self, task_config: dict[str, Any]) -> None:
         await self.generator_handle.generate_task.remote(task_config)

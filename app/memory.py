@@ -4,8 +4,8 @@
 Nothing is loaded and no GPU is needed. The weights are exact: the model's own classes are made without data and counted
 in the dtypes that a rank loads. What a request allocates is an estimate: the same code as a rank's runs on tensors
 without data, and the largest sum of live tensors is taken. What a kernel takes for itself, the allocator's rounding and
-the device's context are not in it; an allowance stands for them. Checked on a CPU, where a process' memory grows by 1 to
-5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding; never yet against a GPU.
+the device's context are not in it; an allowance stands for them. Checked on a CPU, where a process' memory grows by 1
+to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding; never yet against a GPU.
 """
 
 import argparse

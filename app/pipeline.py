@@ -1,5 +1,6 @@
 """One rank's pipeline: loads a Wan folder and runs a request together with the other ranks of its process group."""
 
+import inspect
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,13 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from numpy.typing import NDArray
 
 from app.config import ConfigError
+from app.image import fitted
 from app.model_folder import ModelFolder, resolve
 from app.parallel import Parallelism
 from app.plan import Plan, request_plan
+from app.skeleton import rank_dtypes
 
 _log = logging.getLogger(__name__)
 
@@ -64,13 +67,32 @@ class Pipeline:
         tokens = self.model.tokens(config["width"], config["height"], config["num_frames"])
         return request_plan(dist.get_world_size(), self.model.heads, tokens, config["guidance_scale"] > 1)
 
+    def share(self, make: Callable[[], bytes]) -> bytes:
+        """Return on every rank what rank 0's ``make`` returns, or raise on every rank what it raises.
+
+        Where one rank alone failed, the others would wait for it in the next collective until it counts as hung.
+        """
+        box: list[Any] = [None]
+        if dist.get_rank() == 0:
+            try:
+                box = [make()]
+            except Exception as error:
+                box = [error]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return bytes(box[0])
+
     @torch.inference_mode()
-    def generate(self, config: dict[str, Any], on_step: Callable[[int], bool]) -> NDArray[np.uint8] | None:
+    def generate(
+        self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None = None
+    ) -> NDArray[np.uint8] | None:
         """Run one request; every rank of the group calls this with the same config.
 
         Args:
             config: a completed request.
             on_step: called with the number of finished steps; rank 0's answer says whether all go on.
+            image: the picture from which the video begins, for a model that takes one; the same on every rank.
 
         Returns:
             the frames (frames, height, width, 3) on rank 0, None on the others.
@@ -94,7 +116,9 @@ class Pipeline:
         arguments = {name: config[name] for name in fields}
         if self.model.two_experts:
             arguments["guidance_scale_2"] = config["guidance_scale_2"]
-        result = self._pipeline(
+        if image is not None:
+            arguments["image"] = fitted(image, config["width"], config["height"])
+        result = self._pipeline_for(image is not None)(
             **arguments,
             # A CPU generator gives the same noise on every rank and every kind of device.
             generator=torch.Generator("cpu").manual_seed(config["seed"]),
@@ -103,12 +127,23 @@ class Pipeline:
         )
         return _to_uint8(result.frames[0]) if speaks else None
 
+    def _pipeline_for(self, image: bool) -> Any:
+        """Return the loaded pipeline, or for a model that does both another class around the same modules."""
+        if self.model.image != "optional":
+            return self._pipeline
+        kind = WanImageToVideoPipeline if image else WanPipeline
+        if isinstance(self._pipeline, kind):
+            return self._pipeline
+        taken = inspect.signature(kind).parameters
+        modules = {name: module for name, module in self._pipeline.components.items() if name in taken}
+        other = kind(**modules, expand_timesteps=True)
+        other.set_progress_bar_config(disable=True)
+        return other
+
 
 def _load(folder: Any, device: torch.device) -> Any:
-    # The VAE keeps full precision, as in the model's own example; on a CPU everything does.
-    dtypes = {"default": torch.bfloat16, "vae": torch.float32} if device.type == "cuda" else torch.float32
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtypes)
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type))
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(

@@ -178,12 +178,15 @@ class Rank:
             raise RuntimeError("the rank has no model: load comes before generate")
         self._step, self._path = 0, path
         try:
-            frames = self._pipeline.generate(config, self._on_step)
+            image = self._image(config)
+            frames = self._pipeline.generate(config, self._on_step, image)
             if frames is not None:
                 _store_video(frames, config["fps"], self._storage_uri, path)
                 return path
         except CancelledError:
             pass
+        except TaskFailedError:
+            raise
         except Exception as error:
             raise _translated(error) from error
         finally:
@@ -198,6 +201,13 @@ class Rank:
     def cancel(self, path: str) -> None:
         """Stop the attempt at ``path`` at its next step; it matters on rank 0, which speaks for all."""
         self._cancelled = path
+
+    def _image(self, config: dict[str, Any]) -> bytes | None:
+        """Return the image from which the task begins; rank 0 alone reads it from the storage."""
+        image = config.get("image")
+        if image is None or self._pipeline is None:
+            return None
+        return self._pipeline.share(lambda: _stored_image(self._storage_uri, image["path"]))
 
     def _on_step(self, step: int) -> bool:
         self._step = step
@@ -249,6 +259,17 @@ def _store_video(frames: Any, fps: int, storage_uri: str, path: str) -> None:
         file = Path(folder, "video.mp4")
         write_mp4(frames, fps, file)
         Storage(storage_uri).put(file, path)
+
+
+def _stored_image(storage_uri: str, path: str) -> bytes:
+    from app.storage import Storage
+
+    try:
+        return Storage(storage_uri).read(path)
+    except FileNotFoundError:
+        raise TaskFailedError(
+            "image_lost", f"the task's image is no longer in the storage ({path}); submit the task again"
+        ) from None
 
 
 def _translated(error: Exception) -> TaskFailedError | PeerLostError:

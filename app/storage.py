@@ -1,5 +1,7 @@
 """Where videos are kept: a folder or a bucket behind STORAGE_URI, through fsspec."""
 
+import contextlib
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,11 @@ from app.config import ConfigError
 def video_path(task_id: str, attempt: int) -> str:
     """Return where an attempt's video goes; each attempt has a file of its own, so none can spoil another's."""
     return f"{task_id}/{attempt}.mp4"
+
+
+def new_image_path(task_id: str) -> str:
+    """Return where one submission's image goes; a name of its own, so that withdrawing it takes nobody else's."""
+    return f"{task_id}/{uuid.uuid4().hex}.image"
 
 
 class Storage:
@@ -36,6 +43,20 @@ class Storage:
         self._filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
         self._filesystem.put_file(str(file), target)
 
+    def write(self, content: bytes, path: str) -> None:
+        """Store bytes at ``path``."""
+        target = self._at(path)
+        self._filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        self._filesystem.pipe_file(target, content)
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes at ``path``.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return bytes(self._filesystem.cat_file(self._at(path)))
+
     def local_copy(self, path: str) -> Path:
         """Return a local file with the content of ``path``; a remote one is fetched once and kept for a while.
 
@@ -55,6 +76,13 @@ class Storage:
         """Delete one file; nothing to delete is fine."""
         if self._filesystem.exists(self._at(path)):
             self._filesystem.rm_file(self._at(path))
+
+    def withdraw(self, path: str) -> None:
+        """Delete one file, and its folder where nothing else is in it."""
+        self.delete(path)
+        if self._is_local:
+            with contextlib.suppress(OSError):
+                Path(self._at(path)).parent.rmdir()
 
     def delete_task(self, task_id: str, keep: str | None = None) -> None:
         """Delete every file of a task but ``keep``; nothing to delete is fine."""

@@ -7,9 +7,9 @@ are noise.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from app.model_folder import OWN_CONFIG
+from app.model_folder import OWN_CONFIG, ImageUse
 
 HEADS = 4
 """Divides over 1, 2 and 4 ranks by Ulysses, and over 8 with CFG parallelism."""
@@ -26,17 +26,26 @@ BOUNDARY_RATIO = 0.875
 """Where the A14B text-to-video model changes from its high-noise to its low-noise expert."""
 
 
-def write_tiny_model(folder: Path, *, two_experts: bool = False, layers: int = 2, seed: int = 0) -> Path:
+def write_tiny_model(
+    folder: Path, *, two_experts: bool = False, image: ImageUse = "none", layers: int = 2, seed: int = 0
+) -> Path:
     """Write the model to ``folder`` and return it.
 
     Args:
         folder: made if it is missing; what is in it is overwritten.
         two_experts: add a second transformer and a boundary, as A14B has them.
+        image: whether it begins from a picture: ``required`` as in I2V-A14B, ``optional`` as in TI2V-5B.
         layers: transformer blocks; more of them make each step slower.
         seed: of the random weights.
     """
     import torch
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from diffusers import (
+        AutoencoderKLWan,
+        UniPCMultistepScheduler,
+        WanImageToVideoPipeline,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
     from transformers import T5Tokenizer, UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(seed)
@@ -55,7 +64,8 @@ def write_tiny_model(folder: Path, *, two_experts: bool = False, layers: int = 2
             patch_size=(1, 2, 2),
             num_attention_heads=HEADS,
             attention_head_dim=12,
-            in_channels=16,
+            # Beside the noise: a mask of 4 channels and the picture's 16.
+            in_channels=36 if image == "required" else 16,
             out_channels=16,
             text_dim=32,
             freq_dim=64,
@@ -64,7 +74,7 @@ def write_tiny_model(folder: Path, *, two_experts: bool = False, layers: int = 2
             rope_max_seq_len=64,
         )
 
-    pipeline = WanPipeline(
+    pipeline = (WanImageToVideoPipeline if image == "required" else WanPipeline)(
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=vae,
@@ -72,6 +82,7 @@ def write_tiny_model(folder: Path, *, two_experts: bool = False, layers: int = 2
         transformer=transformer(),
         transformer_2=transformer() if two_experts else None,
         boundary_ratio=BOUNDARY_RATIO if two_experts else None,
+        expand_timesteps=image == "optional",
     )
     pipeline.save_pretrained(folder)
     (folder / OWN_CONFIG).write_text(json.dumps({"defaults": DEFAULTS}, indent=2) + "\n")
@@ -82,8 +93,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app.tiny_model", description=(__doc__ or "").split(":")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--two-experts", action="store_true", help="with a second transformer, as A14B has it")
+    parser.add_argument(
+        "--image",
+        choices=get_args(ImageUse),
+        default="none",
+        help="begins from a picture: required as in I2V-A14B, optional as in TI2V-5B",
+    )
     arguments = parser.parse_args()
-    print(write_tiny_model(arguments.folder, two_experts=arguments.two_experts))
+    print(write_tiny_model(arguments.folder, two_experts=arguments.two_experts, image=arguments.image))
 
 
 if __name__ == "__main__":

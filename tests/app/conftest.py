@@ -22,6 +22,18 @@ def two_expert_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As I2V-A14B: two experts, and every video begins from a picture."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "image", two_experts=True, image="required")
+
+
+@pytest.fixture(scope="session")
+def text_or_image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As TI2V-5B: a video may begin from a picture."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "text-or-image", image="optional")
+
+
+@pytest.fixture(scope="session")
 def redis_server() -> Iterator[EmbeddedRedis]:
     server = EmbeddedRedis().start()
     yield server

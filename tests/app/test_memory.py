@@ -98,7 +98,7 @@ def test_ranks_that_repeat_each_other_are_named() -> None:
     assert "27,280 tokens do not divide" in line
 
 
-@pytest.mark.parametrize("folder", ["tiny_model", "two_expert_model"])
+@pytest.mark.parametrize("folder", ["tiny_model", "two_expert_model", "image_model"])
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_weights_are_those_that_a_rank_loads(folder: str, device: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(folder)

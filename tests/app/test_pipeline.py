@@ -3,6 +3,7 @@
 Real processes form gloo worlds of 1, 2 and 4 ranks one after the other, as a gang does when it is resized.
 """
 
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import timedelta
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from PIL import Image
 
 from app.config import ConfigError
 from app.pipeline import CancelledError, Pipeline
@@ -40,6 +42,7 @@ def _run(folder: str, rank: int, world: int, port: int, configs: list[dict[str, 
     pipeline.join(store, rank, world, timedelta(seconds=60))
     results: list[Any] = []
     for config in configs:
+        picture = config.get("picture")
         filled = pipeline.model.defaults.model_dump() | {"seed": 7} | config
         steps: list[int] = []
 
@@ -48,7 +51,7 @@ def _run(folder: str, rank: int, world: int, port: int, configs: list[dict[str, 
             return step != stop_at
 
         try:
-            frames = pipeline.generate(filled, on_step)
+            frames = pipeline.generate(filled, on_step, picture)
         except CancelledError:
             frames = None
         results.append((frames, pipeline.plan(filled), steps))
@@ -73,6 +76,11 @@ class World:
         ]
         return [call.result(timeout=120) for call in calls]
 
+    def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Return what ``function(rank, *arguments)`` returns in each of two ranks."""
+        calls = [pool.submit(function, rank, *arguments) for rank, pool in enumerate(self._pools[:2])]
+        return [call.result(timeout=120) for call in calls]
+
     def close(self) -> None:
         for pool in self._pools:
             pool.shutdown(wait=False)
@@ -83,6 +91,12 @@ def world() -> Iterator[World]:
     world = World()
     yield world
     world.close()
+
+
+def picture(color: tuple[int, int, int], size: tuple[int, int] = (100, 60)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "PNG")
+    return file.getvalue()
 
 
 GUIDED, UNGUIDED = {"guidance_scale": 4.0}, {"guidance_scale": 1.0}
@@ -102,6 +116,58 @@ def test_one_two_and_four_ranks_make_the_same_frames(
             assert frames is not None
             assert np.array_equal(frames, expected)
         assert all(frames is None for rank in results[1:] for frames, _, _ in rank), "rank 0 alone decodes"
+
+
+@pytest.mark.parametrize("folder", ["image_model", "text_or_image_model"])
+def test_a_video_from_a_picture_is_the_same_on_one_two_and_four_ranks(
+    folder: str, world: World, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(folder)
+    red, blue = picture((255, 0, 0)), picture((0, 0, 255))
+    requests: list[dict[str, Any]] = [
+        GUIDED | {"picture": red},
+        UNGUIDED | {"picture": red},
+        GUIDED | {"picture": blue},
+    ]
+    alone = [np.asarray(frames) for frames, _, _ in world.run(path, 1, *requests)[0]]
+    assert not np.array_equal(alone[0], alone[2]), "the picture decides"
+    for ranks, plans in ((4, [Plan(2, 2), Plan(1, 4)]), (2, [Plan(2, 1), Plan(1, 2)])):
+        results = world.run(path, ranks, *requests)[0]
+        assert [plan for _, plan, _ in results][:2] == plans
+        for expected, (frames, _, _) in zip(alone, results, strict=True):
+            assert np.array_equal(np.asarray(frames), expected)
+
+
+def test_a_model_for_both_begins_from_a_picture_or_from_text_alone(world: World, text_or_image_model: Path) -> None:
+    requests: list[dict[str, Any]] = [GUIDED, GUIDED | {"picture": picture((255, 0, 0))}, GUIDED]
+    text, image, again = (np.asarray(frames) for frames, _, _ in world.run(text_or_image_model, 2, *requests)[0])
+    assert np.array_equal(text, again)
+    assert not np.array_equal(text, image)
+
+
+def _share(rank: int, port: int, folder: str, message: str) -> Any:
+    pipeline = _pipeline(folder)
+    store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, timedelta(seconds=60))
+    pipeline.join(store, rank, 2, timedelta(seconds=60))
+
+    def make() -> bytes:
+        if message:
+            raise FileNotFoundError(message)
+        return b"only rank 0 reads"
+
+    try:
+        return pipeline.share(make)
+    except FileNotFoundError as error:
+        return str(error)
+    finally:
+        pipeline.leave()
+
+
+@pytest.mark.parametrize(("message", "expected"), [("", b"only rank 0 reads"), ("gone", "gone")])
+def test_what_rank_0_reads_or_fails_to_read_is_the_same_on_all(
+    message: str, expected: object, world: World, tiny_model: Path
+) -> None:
+    assert world.call(_share, free_port(), str(tiny_model), message) == [expected, expected]
 
 
 def test_both_experts_are_used(world: World, two_expert_model: Path) -> None:
