@@ -112,6 +112,7 @@ def standing(cluster: Cluster, installed: Release) -> Release:
     """The shared release: one gang of two ranks on two pods, all Ready, whatever the test before it did."""
     installed.annotate(total_workers=None, gangs=None)
     installed.until_ready(2)
+    installed.until_settled()
     return installed
 
 

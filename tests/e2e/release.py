@@ -124,6 +124,10 @@ class Release:
         except AssertionError as error:
             raise AssertionError(f"{error}; seen: {seen}") from None
 
+    def until_settled(self) -> None:
+        """Wait until the operator has nothing left to do: the pods that were too many are gone, and Ray knows it."""
+        until("the operator's status is ready", lambda: self.status().get("phase") == "ready", READY_SECONDS)
+
     # Videos.
 
     def submit(self, task_id: str, **fields: Any) -> Json:

@@ -2,7 +2,6 @@
 
 from tests.e2e.release import Release
 from tests.e2e.stream import Stream, assert_all_succeeded
-from tests.waiting import until
 
 LONG = {"num_inference_steps": 60}
 """A good while on the tiny model: a resize falls into its middle."""
@@ -19,7 +18,7 @@ def test_two_four_two_across_pods_while_tasks_wait_and_run(standing: Release) ->
             standing.wait_for_step(tasks[-1])
             standing.annotate(total_workers=workers)
             standing.until_ready(workers)
-            until("the status says so", lambda: standing.status().get("phase") == "ready", 60)
+            standing.until_settled()
             assert len(standing.pod_names("ray-worker")) == workers
     assert not stream.refused, "APIEntrypoint takes every task"
     assert_all_succeeded([standing.wait_for_end(task) for task in tasks] + stream.ends(), attempt=1)
@@ -34,7 +33,7 @@ def test_the_leaders_pod_is_never_the_one_that_goes(standing: Release) -> None:
     (home,) = [node["ip"] for node in before["nodes"] if node["leader"]]
     standing.annotate(total_workers=1)
     standing.until_ready(1)
-    until("one pod is left", lambda: len(standing.pods("ray-worker")) == 1, 90)
+    standing.until_settled()
     (pod,) = standing.pods("ray-worker")
     assert pod["status"]["podIP"] == home
     (after,) = standing.gangs()
@@ -52,6 +51,7 @@ def test_gangs_are_added_and_taken_away(standing: Release) -> None:
     assert_all_succeeded([standing.wait_for_end(name) for name in names], attempt=1)
     standing.annotate(gangs=None)
     standing.until_ready(2)
+    standing.until_settled()
     assert len(standing.pod_names("ray-worker")) == 2
 
 
