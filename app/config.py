@@ -28,7 +28,24 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class AppArgs(StrictModel):
+class Speed(StrictModel):
+    """How ranks run the model; the defaults change nothing of its results."""
+
+    attention_backend: str = "native"
+    """A diffusers attention backend, or auto: the fastest of those that run here, by a measurement at load."""
+    compile_blocks: bool = False
+    """Compile the transformer's blocks (torch.compile). The first task of each size then waits for it."""
+    fp8_linear: bool = False
+    """Linear layers in 8-bit floats: faster on Ada, Hopper and later, with some loss of quality."""
+    step_cache: Literal["off", "taylorseer"] = "off"
+    """taylorseer: predict most steps from those before instead of computing them, with some loss of quality."""
+    step_cache_interval: int = Field(3, ge=2, le=20)
+    """Of so many steps one is computed."""
+    step_cache_warm_up: int = Field(6, ge=2, le=100)
+    """So many steps are computed before the first is predicted, for each expert."""
+
+
+class AppArgs(Speed):
     """Arguments of the application builder (``args`` in serveConfigV2, ``key=value`` of ``serve run``).
 
     A change of any of these restarts both deployments, so the worker count of a deployed app is in ``UserConfig``.
@@ -64,6 +81,9 @@ class AppArgs(StrictModel):
     """How long a resize waits for its GPUs before it is put back and tried again later."""
     task_ttl_seconds: float = Field(7 * 86400, gt=0)
     """How long an ended task is kept."""
+
+    def speed(self) -> Speed:
+        return Speed(**{name: getattr(self, name) for name in Speed.model_fields})
 
 
 class UserConfig(StrictModel):

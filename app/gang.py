@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from app.config import ConfigError, Device
+from app.config import ConfigError, Device, Speed
 from app.placement import Slot
 from app.rank import CONTROL_GROUP, Rank, RankPlace, RankState, Rendezvous, TaskFailedError
 
@@ -38,6 +38,7 @@ class RankSettings:
     storage_uri: str
     device: Device
     rank_cpus: float
+    speed: Speed = field(default_factory=Speed)
 
     def bundle(self) -> dict[str, float]:
         """Return the resources that one rank reserves."""
@@ -231,7 +232,9 @@ class Gang:
         )
         return cast(
             "ActorHandle[Rank]",
-            remote.remote(self.settings.model_path, self.settings.storage_uri, self.settings.device),
+            remote.remote(
+                self.settings.model_path, self.settings.storage_uri, self.settings.device, self.settings.speed
+            ),
         )
 
 

@@ -43,7 +43,7 @@ class Parallelism:
             mesh = self._meshes[plan]
             for transformer in transformers:
                 if plan.ulysses > 1:
-                    with _one_device_on_cpu(self._device):
+                    with one_device_on_cpu(self._device):
                         transformer.enable_parallelism(
                             config=ContextParallelConfig(ulysses_degree=plan.ulysses, mesh=mesh["ring", "ulysses"])
                         )
@@ -127,7 +127,7 @@ def _forget_child_registries(transformer: torch.nn.Module) -> None:
 
 
 @contextmanager
-def _one_device_on_cpu(device: torch.device) -> Iterator[None]:
+def one_device_on_cpu(device: torch.device) -> Iterator[None]:
     # enable_parallelism takes the rank modulo torch.accelerator.device_count(), which is 0 without an accelerator.
     if device.type != "cpu":
         yield

@@ -17,6 +17,7 @@ from diffusers.utils import logging
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from app.decoding import decoded
 from app.model_folder import ModelFolder
 from app.parallel import Parallelism
 from app.plan import request_plan
@@ -102,7 +103,8 @@ def _decode_peak(model: ModelFolder, width: int, height: int, latent_frames: int
     frames = (latent_frames - 1) * model.temporal_scale + 1
     latents = torch.empty(_latent_shape(model, width, height, frames, vae.config.z_dim), device="meta")
     with LivePeak() as watch:
-        vae.decode(latents, return_dict=False)
+        for _ in decoded(vae, latents):
+            pass
     return int(watch.peak)
 
 

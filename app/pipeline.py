@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch.distributed as dist
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from numpy.typing import NDArray
 
-from app.config import ConfigError
+from app import speed
+from app.config import ConfigError, Speed
+from app.decoding import pieces
 from app.image import fitted
 from app.model_folder import ModelFolder, resolve
 from app.parallel import Parallelism
@@ -32,12 +34,13 @@ class Pipeline:
     Args:
         model_path: a diffusers Wan folder or hub id.
         device: where it computes.
+        options: how it computes; by default as the model says.
 
     Raises:
-        ConfigError: the folder is incomplete or no Wan pipeline.
+        ConfigError: the folder is incomplete or no Wan pipeline, or the device cannot do what ``options`` ask.
     """
 
-    def __init__(self, model_path: str, device: torch.device) -> None:
+    def __init__(self, model_path: str, device: torch.device, options: Speed | None = None) -> None:
         self.model = ModelFolder.read(model_path)
         self._device = device
         self._parallelism: Parallelism | None = None
@@ -45,6 +48,7 @@ class Pipeline:
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
+        speed.apply(options or Speed(), self._transformers, device)
 
     def join(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
         """Enter a process group; ``leave`` the one before first."""
@@ -83,10 +87,16 @@ class Pipeline:
             raise box[0]
         return bytes(box[0])
 
-    @torch.inference_mode()
     def generate(
         self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None = None
     ) -> NDArray[np.uint8] | None:
+        """Run one request as ``stream`` does; return all its frames on rank 0, None on the others."""
+        found = self.stream(config, on_step, image)
+        return None if found is None else np.concatenate(list(found))
+
+    def stream(
+        self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None = None
+    ) -> Iterator[NDArray[np.uint8]] | None:
         """Run one request; every rank of the group calls this with the same config.
 
         Args:
@@ -95,15 +105,20 @@ class Pipeline:
             image: the picture from which the video begins, for a model that takes one; the same on every rank.
 
         Returns:
-            the frames (frames, height, width, 3) on rank 0, None on the others.
+            on rank 0 the frames, decoded as they are asked for, in pieces (frames, height, width, 3); None on others.
 
         Raises:
             CancelledError: rank 0 said stop; raised by every rank at the same step.
         """
+        latents = self._denoise(config, on_step, image)
+        return pieces(self._pipeline.vae, latents) if dist.get_rank() == 0 else None
+
+    @torch.inference_mode()
+    def _denoise(self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None) -> torch.Tensor:
         if self._parallelism is None:
             raise RuntimeError("the rank has no process group: join comes before generate")
         self._parallelism.apply(self.plan(config), self._transformers)
-        speaks = dist.get_rank() == 0
+        speed.begin_request(self._transformers)
 
         def step_end(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             go_on = torch.tensor([int(on_step(step + 1))])
@@ -123,9 +138,10 @@ class Pipeline:
             # A CPU generator gives the same noise on every rank and every kind of device.
             generator=torch.Generator("cpu").manual_seed(config["seed"]),
             callback_on_step_end=step_end,
-            output_type="pt" if speaks else "latent",
+            output_type="latent",
         )
-        return _to_uint8(result.frames[0]) if speaks else None
+        latents: torch.Tensor = result.frames
+        return latents
 
     def _pipeline_for(self, image: bool) -> Any:
         """Return the loaded pipeline, or for a model that does both another class around the same modules."""
@@ -151,9 +167,3 @@ def _load(folder: Any, device: torch.device) -> Any:
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
-
-
-def _to_uint8(video: torch.Tensor) -> NDArray[np.uint8]:
-    """Turn (frames, 3, height, width) in 0..1 into (frames, height, width, 3) in 0..255."""
-    frames: NDArray[np.uint8] = (video * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return frames

@@ -3,7 +3,7 @@
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import ray
 
-from app.config import ConfigError, Device
+from app.config import ConfigError, Device, Speed
 
 if TYPE_CHECKING:
     import torch
@@ -87,12 +87,14 @@ class Rank:
         model_path: a diffusers Wan folder or hub id.
         storage_uri: where rank 0 stores videos.
         device: what to compute on.
+        speed: how to run the model.
     """
 
-    def __init__(self, model_path: str, storage_uri: str, device: Device) -> None:
+    def __init__(self, model_path: str, storage_uri: str, device: Device, speed: Speed | None = None) -> None:
         self._model_path = model_path
         self._storage_uri = storage_uri
         self._device = device
+        self._speed = speed or Speed()
         self._pipeline: Pipeline | None = None
         self._store: dist.TCPStore | None = None
         self._path: str | None = None
@@ -117,7 +119,7 @@ class Rank:
             if self._device == "cpu":
                 # Ranks that share a machine's cores would otherwise each start a thread for every one of them.
                 torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-            self._pipeline = Pipeline(self._model_path, self._torch_device())
+            self._pipeline = Pipeline(self._model_path, self._torch_device(), self._speed)
 
     def open_store(self, timeout_seconds: float) -> tuple[str, int]:
         """Start the store by which the ranks of the next group find each other; return its address and port.
@@ -179,9 +181,9 @@ class Rank:
         self._step, self._path = 0, path
         try:
             image = self._image(config)
-            frames = self._pipeline.generate(config, self._on_step, image)
-            if frames is not None:
-                _store_video(frames, config["fps"], self._storage_uri, path)
+            pieces = self._pipeline.stream(config, self._on_step, image)
+            if pieces is not None:
+                _store_video(pieces, config["fps"], self._storage_uri, path)
                 return path
         except CancelledError:
             pass
@@ -251,13 +253,13 @@ def device_index(visible: int, assigned: Sequence[str], cuda_visible_devices: st
     return order.index(assigned[0])
 
 
-def _store_video(frames: Any, fps: int, storage_uri: str, path: str) -> None:
+def _store_video(pieces: Iterable[Any], fps: int, storage_uri: str, path: str) -> None:
     from app.storage import Storage
-    from app.video import write_mp4
+    from app.video import write_mp4_as_made
 
     with tempfile.TemporaryDirectory(prefix="wan22-") as folder:
         file = Path(folder, "video.mp4")
-        write_mp4(frames, fps, file)
+        write_mp4_as_made(pieces, fps, file)
         Storage(storage_uri).put(file, path)
 
 

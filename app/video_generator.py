@@ -57,7 +57,7 @@ class VideoGenerator:
         self._store = locality.task_store(environment, args)
         self._cluster = locality.cluster()
         self._id = serve.get_replica_context().replica_id.unique_id
-        settings = RankSettings(model_path, environment.storage_uri, args.device, args.rank_cpus)
+        settings = RankSettings(model_path, environment.storage_uri, args.device, args.rank_cpus, args.speed())
         gang = Gang(settings, Timeouts(args.step_timeout_seconds, args.load_timeout_seconds, args.rank_timeout_seconds))
         self._resizer = Resizer(gang, self._store, leaders_slot(), self._model.heads, args.resize_timeout_seconds)
         self._task_id: str | None = None

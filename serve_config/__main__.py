@@ -27,6 +27,7 @@ _NUMBERS = {
     "leader_cpus",
     "rank_cpus",
 }
+_WORDS = {"device", "attention_backend", "compile_blocks", "fp8_linear", "step_cache"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pods", type=int, help="with --check: worker pods, unless the manifest says")
     values = parser.add_argument_group("values (worker-cpus and gpus-per-worker go with --check too)")
     for name, field in ServeValues.model_fields.items():
-        kind: Any = str if name == "device" else float if name in _NUMBERS else int
+        kind: Any = str if name in _WORDS else float if name in _NUMBERS else int
         text = "" if field.default is None else f"default: {field.default}"
         values.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper(), help=text)
     return parser

@@ -76,10 +76,10 @@ class World:
         ]
         return [call.result(timeout=120) for call in calls]
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """Return what ``function(rank, *arguments)`` returns in each of two ranks."""
-        calls = [pool.submit(function, rank, *arguments) for rank, pool in enumerate(self._pools[:2])]
-        return [call.result(timeout=120) for call in calls]
+    def call(self, ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Return what ``function(rank, *arguments)`` returns in each rank."""
+        calls = [pool.submit(function, rank, *arguments) for rank, pool in enumerate(self._pools[:ranks])]
+        return [call.result(timeout=240) for call in calls]
 
     def close(self) -> None:
         for pool in self._pools:
@@ -167,7 +167,7 @@ def _share(rank: int, port: int, folder: str, message: str) -> Any:
 def test_what_rank_0_reads_or_fails_to_read_is_the_same_on_all(
     message: str, expected: object, world: World, tiny_model: Path
 ) -> None:
-    assert world.call(_share, free_port(), str(tiny_model), message) == [expected, expected]
+    assert world.call(2, _share, free_port(), str(tiny_model), message) == [expected, expected]
 
 
 def test_both_experts_are_used(world: World, two_expert_model: Path) -> None:

@@ -49,6 +49,12 @@ def serve_values(file: Path) -> ServeValues:
         rank_timeout_seconds=app["rankTimeoutSeconds"],
         resize_timeout_seconds=app["resizeTimeoutSeconds"],
         task_ttl_seconds=app["taskTtlSeconds"],
+        attention_backend=app["attentionBackend"],
+        compile_blocks=app["compileBlocks"],
+        fp8_linear=app["fp8Linear"],
+        step_cache=app["stepCache"],
+        step_cache_interval=app["stepCacheInterval"],
+        step_cache_warm_up=app["stepCacheWarmUp"],
     )
 
 

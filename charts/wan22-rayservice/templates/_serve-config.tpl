@@ -11,8 +11,11 @@ Usage: {{ include "wan22.serveConfig" . }}
 {{- $heads := include "wan22.attentionHeads" . -}}
 {{- $values := dict
   "api_cpus" $app.apiCpus
+  "attention_backend" $app.attentionBackend
   "attention_heads" (empty $heads | ternary nil (int $heads))
+  "compile_blocks" $app.compileBlocks
   "device" (include "wan22.device" .)
+  "fp8_linear" $app.fp8Linear
   "gangs" (int .Values.gangs)
   "leader_cpus" $app.leaderCpus
   "lease_seconds" $app.leaseSeconds
@@ -22,6 +25,9 @@ Usage: {{ include "wan22.serveConfig" . }}
   "rank_cpus" (divf (include "wan22.rankMilli" . | int) 1000.0)
   "rank_timeout_seconds" $app.rankTimeoutSeconds
   "resize_timeout_seconds" $app.resizeTimeoutSeconds
+  "step_cache" $app.stepCache
+  "step_cache_interval" (int $app.stepCacheInterval)
+  "step_cache_warm_up" (int $app.stepCacheWarmUp)
   "step_timeout_seconds" $app.stepTimeoutSeconds
   "load_timeout_seconds" $app.loadTimeoutSeconds
   "task_ttl_seconds" $app.taskTtlSeconds

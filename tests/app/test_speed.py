@@ -1,0 +1,159 @@
+"""Each option alone: off it changes nothing, on it stays near; the same on every number of ranks; refused where it
+cannot be. The losses were measured with the trained tiny model that the package ships, on a CPU.
+"""
+
+import functools
+import operator
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from app import speed
+from app.config import AppArgs, ConfigError, Speed
+from app.locality import local_model
+from app.pipeline import CancelledError, Pipeline
+from tests.app.test_pipeline import GUIDED, UNGUIDED, World
+from tests.ports import free_port
+
+Frames = NDArray[np.uint8]
+CACHED = {"step_cache": "taylorseer", "step_cache_interval": 3, "step_cache_warm_up": 6}
+SCENE = {"seed": 3, "prompt": "a red circle moving right on a blue ground", "num_frames": 5}
+
+
+def make(
+    rank: int, ranks: int, port: int, folder: str, options: dict[str, Any], *requests: dict[str, Any]
+) -> list[tuple[Frames | None, int]]:
+    """Run requests in one rank of a world of its own; return each one's frames and how often a block was computed."""
+    torch.set_num_threads(1)
+    pipeline = Pipeline(folder, torch.device("cpu"), Speed(**options))
+    computed = 0
+
+    def count(*_: Any) -> None:
+        nonlocal computed
+        computed += 1
+
+    handle = pipeline._transformers[0].blocks[-1].attn1.to_q.register_forward_hook(count)
+    store = dist.TCPStore("127.0.0.1", port, ranks, rank == 0, timedelta(seconds=60))
+    pipeline.join(store, rank, ranks, timedelta(seconds=60))
+    results: list[tuple[Frames | None, int]] = []
+    for request in requests:
+        request = pipeline.model.defaults.model_dump() | SCENE | request
+        computed = 0
+        try:
+            frames = pipeline.generate(request, functools.partial(operator.ne, request.get("stop_at", -1)))
+        except CancelledError:
+            frames = None
+        results.append((frames, computed))
+    pipeline.leave()
+    handle.remove()
+    return results
+
+
+def alone(folder: Path, options: dict[str, Any], *requests: dict[str, Any]) -> list[tuple[Frames, int]]:
+    return [(np.asarray(frames), count) for frames, count in make(0, 1, free_port(), str(folder), options, *requests)]
+
+
+def psnr(one: Frames, other: Frames) -> float:
+    """Return how near two videos are, in dB; infinite where they are the same."""
+    error = float(((one.astype(float) - other) ** 2).mean())
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+@pytest.fixture(scope="module")
+def lossless() -> Frames:
+    return alone(local_model(), {}, {"num_inference_steps": 40})[0][0]
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
+
+
+def test_everything_is_off_by_default(tiny_model: Path) -> None:
+    assert AppArgs().speed() == Speed()
+    (transformer,) = Pipeline(str(tiny_model), torch.device("cpu"))._transformers
+    assert not transformer.is_cache_enabled
+    assert not any(isinstance(module, speed.Fp8Linear) for module in transformer.modules())
+    assert all(block._compiled_call_impl is None for block in transformer.blocks)
+
+
+def test_the_attention_that_is_fastest_on_a_cpu_changes_nothing(lossless: Frames) -> None:
+    assert speed.fastest_attention(4, torch.device("cpu")) == "native"
+    frames, _ = alone(local_model(), {"attention_backend": "auto"}, {"num_inference_steps": 40})[0]
+    assert np.array_equal(frames, lossless)
+
+
+def test_fp8_linear_layers_stay_near(lossless: Frames) -> None:
+    frames, _ = alone(local_model(), {"fp8_linear": True}, {"num_inference_steps": 40})[0]
+    assert 27 < psnr(lossless, frames) < 60
+
+
+def test_a_step_cache_computes_fewer_steps_and_stays_near(lossless: Frames) -> None:
+    frames, computed = alone(local_model(), CACHED, {"num_inference_steps": 40})[0]
+    # Two branches a step: 6 steps, then every third of 34.
+    assert computed <= 2 * (6 + 12)
+    assert 38 < psnr(lossless, frames) < 90
+
+
+@pytest.mark.parametrize("options", [{"fp8_linear": True}, CACHED | {"step_cache_warm_up": 2}], ids=["fp8", "cached"])
+@pytest.mark.parametrize("experts", ["tiny_model", "two_expert_model"])
+def test_every_number_of_ranks_makes_the_same(
+    options: dict[str, Any], experts: str, world: World, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(experts)
+    requests = [GUIDED | {"num_inference_steps": 12}, UNGUIDED | {"num_inference_steps": 12}]
+    expected = [frames for frames, _ in alone(folder, options, *requests)]
+    for ranks in (2, 4):
+        found = world.call(ranks, make, ranks, free_port(), str(folder), options, *requests)[0]
+        for (frames, _), wanted in zip(found, expected, strict=True):
+            assert np.array_equal(np.asarray(frames), wanted)
+
+
+def test_a_request_after_a_cancelled_one_starts_with_an_empty_cache(tiny_model: Path) -> None:
+    steps = {"num_inference_steps": 12}
+    options = CACHED | {"step_cache_warm_up": 2}
+    fresh, again = alone(tiny_model, options, steps, steps)
+    cancelled, after = alone(tiny_model, options, steps | {"stop_at": 5}, steps)
+    assert cancelled[0].shape == ()
+    assert np.array_equal(fresh[0], again[0])
+    assert np.array_equal(fresh[0], after[0])
+
+
+def test_compiled_blocks_stay_near_on_one_and_two_ranks(tiny_model: Path, world: World) -> None:
+    plain = alone(tiny_model, {}, UNGUIDED)[0][0]
+    compiled = {"compile_blocks": True}
+    one = make(0, 1, free_port(), str(tiny_model), compiled, UNGUIDED)[0][0]
+    two = world.call(2, make, 2, free_port(), str(tiny_model), compiled, UNGUIDED)[0][0][0]
+    # Fused sums round otherwise: not one pixel in its last bit more.
+    for frames in (one, two):
+        assert np.abs(np.asarray(frames).astype(int) - plain).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["flash", "_native_cudnn", "no-such-backend"])
+def test_an_attention_backend_that_the_device_has_not_is_refused_by_name(name: str, tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match=f"attention_backend: '{name}' cannot be used on cpu; use auto or one of nat"):
+        Pipeline(str(tiny_model), torch.device("cpu"), Speed(attention_backend=name))
+
+
+def test_fp8_on_a_gpu_without_it_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A stand-in for a GPU that this machine has not: what torch says of an A100.
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA A100")
+    with pytest.raises(ConfigError, match=r"fp8_linear: NVIDIA A100 has no FP8 arithmetic; it needs .* 8\.9"):
+        speed._check_fp8(torch.device("cuda"))
+
+
+def test_only_the_blocks_linear_layers_become_fp8(tiny_model: Path) -> None:
+    (transformer,) = Pipeline(str(tiny_model), torch.device("cpu"), Speed(fp8_linear=True))._transformers
+    kinds = {name: type(module) for name, module in transformer.named_modules()}
+    assert kinds["blocks.0.ffn.net.2"] is kinds["blocks.1.attn2.to_k"] is speed.Fp8Linear
+    assert kinds["proj_out"] is torch.nn.Linear
