@@ -4,8 +4,8 @@
     python charts/generate.py --check    fail if they are not up to date
 
 In values.yaml, ``# --`` above a key starts its description, and ``# @schema {...}`` adds to the JSON schema that its
-default's type gives; a key with children is an object that allows no other keys. The template of serveConfigV2 is copied,
-since a symbolic link does not survive every way in which sources travel (archives, Windows checkouts).
+default's type gives; a key with children is an object that allows no other keys. The template of serveConfigV2 is
+copied, since a symbolic link does not survive every way in which sources travel (archives, Windows checkouts).
 """
 
 import argparse
