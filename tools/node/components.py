@@ -129,7 +129,7 @@ def kubelet(place: Place) -> Component:
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": f"/{names.CGROUP}",
+        "cgroupRoot": f"/{place.cgroup}",
         "failSwapOn": False,
         "failCgroupV1": False,
         "containerRuntimeEndpoint": f"unix://{place.socket}",

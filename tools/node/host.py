@@ -98,13 +98,27 @@ def _end(place: Place, keep: bool = False) -> None:
             os.waitpid(pid, 0)
     # The kernel ends all of a process namespace; it takes a moment.
     deadline = time.monotonic() + 30
-    while (pid and _born(pid)) or cgroups.processes():
+    while left := _left(place):
         if time.monotonic() > deadline:
-            raise HostError(f"processes of the node do not end: {sorted(cgroups.processes())}")
+            raise HostError(f"processes of the node do not end: {sorted(left)}")
         time.sleep(0.05)
-    cgroups.sweep()
+    cgroups.sweep(place.cgroup)
     if not keep and place.run.exists():
         shutil.rmtree(place.run)
+
+
+def _left(place: Place) -> set[int]:
+    """Return the node's processes: what is in its control groups, and what is in another namespace and names its files.
+
+    Its first process, whose id is written down, may be gone before them.
+    """
+    found = cgroups.processes(place.cgroup)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            inside = os.readlink(process / "ns" / "pid") != os.readlink("/proc/self/ns/pid")
+            if inside and str(place.root).encode() in (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+    return found
 
 
 def _require() -> None:

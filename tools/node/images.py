@@ -6,14 +6,15 @@ The node reaches no registry. The base is also its pause image, and holds a redi
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tools.images import IMAGES, ImageError, build
@@ -35,21 +36,24 @@ def load(place: Place) -> list[str]:
     with _one_at_a_time(place):
         make_base(place)
         names = [BASE_IMAGE, *(build(image, BASE_IMAGE, "buildah") for image in IMAGES)]
-        wanted = {name: _inspect("{{.FromImageID}}", name) for name in names}
-        has = _imported(place)
-        new = [name for name in names if has.get(name) != wanted[name]]
-        for name in new:
-            _import(place, name)
-            has[name] = wanted[name]
-            _record(place).write_text(json.dumps(has))
-        return new
+        return bring(place, *names)
+
+
+def bring(place: Place, *names: str) -> list[str]:
+    """Import images of buildah's store into the running node; return the names of those that it had not."""
+    has = _imported(place)
+    new = [image for image in map(stored, names) if has.get(image.full_name) != image.digest]
+    for image in new:
+        _import(place, image)
+    return [image.name for image in new]
 
 
 def make_base(place: Place) -> None:
     """Build the base image unless it is there, made as is said here."""
     recipe = hashlib.sha256(repr((SUITE, PACKAGES, SETTINGS)).encode()).hexdigest()[:12]
-    if _inspect(f'{{{{index .OCIv1.Config.Labels "{LABEL}"}}}}', BASE_IMAGE) == recipe:
-        return
+    with contextlib.suppress(ImageError):
+        if json.loads(stored(BASE_IMAGE).config)["config"].get("Labels", {}).get(LABEL) == recipe:
+            return
     started = time.monotonic()
     print(f"building {BASE_IMAGE} of Debian's packages ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=place.root, prefix=".base-") as folder:
@@ -65,54 +69,99 @@ def make_base(place: Place) -> None:
     print(f"built {BASE_IMAGE} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def _import(place: Place, name: str) -> None:
-    """Copy an image from buildah's store to containerd's, where Kubernetes finds it under its full name.
+@dataclass(frozen=True)
+class Stored:
+    """An image in buildah's store: what names it, and the texts of its manifest and its configuration."""
 
-    An OCI layout keeps blobs as containerd does. Seen through hard links, those that containerd has are in the layout
-    already: buildah adds the new ones, and they alone are sent.
-    """
+    name: str
+    manifest: bytes
+    config: bytes
+
+    @property
+    def full_name(self) -> str:
+        """The name that Kubernetes looks for."""
+        return self.name if "/" in self.name else f"docker.io/library/{self.name}"
+
+    @property
+    def digest(self) -> str:
+        return _digest(self.manifest)
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """Size of each layer by its digest."""
+        return {layer["digest"]: layer["size"] for layer in json.loads(self.manifest)["layers"]}
+
+
+def stored(name: str) -> Stored:
+    """Return an image of buildah's store."""
+    found = json.loads(_run("buildah", "inspect", "--type=image", name))
+    return Stored(name, found["Manifest"].encode(), found["Config"].encode())
+
+
+def _import(place: Place, image: Stored) -> None:
+    """Copy an image to containerd's store: an OCI archive, written as it is sent, of the layers that it lacks."""
     started = time.monotonic()
-    full = name if "/" in name else f"docker.io/library/{name}"
-    with tempfile.TemporaryDirectory(dir=place.root, prefix=".import-") as folder:
-        blobs = Path(folder, "blobs", "sha256")
-        blobs.mkdir(parents=True)
-        known = {path.name: path for path in _content(place).glob("*") if len(path.name) == 64}
-        for digest, path in known.items():
-            os.link(path, blobs / digest)
-        # Layers stay as they are: nothing is gained by packing what is unpacked at once.
-        _run("buildah", "push", "--quiet", "--disable-compression", name, f"oci:{folder}")
-        index = json.loads(Path(folder, "index.json").read_text())
-        index["manifests"][0]["annotations"] = {"io.containerd.image.name": full}
-        Path(folder, "index.json").write_text(json.dumps(index))
-        ctr = ["ctr", f"--address={place.socket}", "--namespace=k8s.io", "images", "import", "-"]
-        with subprocess.Popen(ctr, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            assert process.stdin
-            assert process.stdout
-            with contextlib.suppress(BrokenPipeError), tarfile.open(fileobj=process.stdin, mode="w|") as archive:
-                for file in ("oci-layout", "index.json"):
-                    archive.add(Path(folder, file), file)
-                for blob in sorted(blobs.iterdir()):
-                    if blob.name not in known:
-                        archive.add(blob, f"blobs/sha256/{blob.name}")
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            said = process.stdout.read().decode(errors="replace")
-        if process.returncode:
-            raise ImageError(f"{name} cannot be imported: {said.strip()[-2000:]}")
-    print(f"imported {name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    has = {f"sha256:{path.name}" for path in _content(place).glob("*")}
+    layers = json.loads(_run("containers-storage", "layers", "--json"))
+    ids = {layer["diff-digest"]: layer["id"] for layer in layers if "diff-digest" in layer}
+    named = {"io.containerd.image.name": image.full_name}
+    kind = "application/vnd.oci.image.manifest.v1+json"
+    manifest = {"mediaType": kind, "digest": image.digest, "size": len(image.manifest), "annotations": named}
+    index = {"schemaVersion": 2, "manifests": [manifest]}
+    sent = 0
+    command = _ctr(place, "images", "import", "-")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as ctr:
+        assert ctr.stdin
+        assert ctr.stdout
+        # Where ctr ends early, it says why.
+        with contextlib.suppress(BrokenPipeError):
+            with tarfile.open(fileobj=ctr.stdin, mode="w|") as archive:
+                _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+                _add(archive, "index.json", json.dumps(index).encode())
+                for text in (image.manifest, image.config):
+                    _add(archive, _blob(_digest(text)), text)
+                for digest, size in image.layers.items():
+                    if digest not in has:
+                        _add_layer(archive, ids[digest], _blob(digest), size)
+                        sent += size
+            ctr.stdin.close()
+        said = ctr.stdout.read().decode(errors="replace")
+    if ctr.returncode:
+        raise ImageError(f"{image.name} cannot be imported: {said.strip()[-2000:]}")
+    took = time.monotonic() - started
+    print(f"imported {image.name} in {took:.0f} s ({sent >> 20} MiB were new)", file=sys.stderr, flush=True)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def _add_layer(archive: tarfile.TarFile, layer: str, name: str, size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    command = ["containers-storage", "diff", "--uncompressed", layer]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as diff:
+        archive.addfile(member, diff.stdout)
+
+
+def _blob(digest: str) -> str:
+    return digest.replace("sha256:", "blobs/sha256/")
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def _imported(place: Place) -> dict[str, str]:
-    """Return the ids of the images that the node was given, as far as its store still holds them."""
-    if not _record(place).exists():
-        return {}
-    listed = _run("ctr", f"--address={place.socket}", "--namespace=k8s.io", "images", "list", "--quiet").splitlines()
-    found: dict[str, str] = json.loads(_record(place).read_text())
-    return {name: value for name, value in found.items() if any(one.endswith(name) for one in listed)}
+    """Return the digests of the images that the node has, by their names."""
+    rows = [line.split() for line in _run(*_ctr(place, "images", "list")).splitlines()[1:]]
+    return {row[0]: row[2] for row in rows}
 
 
-def _record(place: Place) -> Path:
-    return place.root / "images.json"
+def _ctr(place: Place, *arguments: str) -> list[str]:
+    return ["ctr", f"--address={place.socket}", "--namespace=k8s.io", *arguments]
 
 
 def _content(place: Place) -> Path:
@@ -124,12 +173,6 @@ def _one_at_a_time(place: Place) -> Iterator[None]:
     with open(place.root / "images.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _inspect(what: str, name: str) -> str:
-    """Return one thing that buildah's store knows of an image, empty if it has none of that name."""
-    command = ["buildah", "inspect", "--type=image", f"--format={what}", name]
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _run(*command: str) -> str:

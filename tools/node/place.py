@@ -15,7 +15,6 @@ BASE_IMAGE = "localhost/wan22-base:e2e"
 """Pause image of the pods and base of the images that are built here."""
 GPUS = 16
 """GPUs that the node says it has (``nvidia.com/gpu``); none of them exists, so ranks compute on CPU."""
-CGROUP = "wan22-node"
 ADMIN_TOKEN = "admin-of-a-throwaway-node"
 
 
@@ -50,6 +49,11 @@ class Place:
     @property
     def socket(self) -> Path:
         return self.run / "containerd.sock"
+
+    @property
+    def cgroup(self) -> str:
+        """Name of the node's folder in the control group hierarchies."""
+        return f"wan22-{self.root.name}"
 
     @property
     def volumes(self) -> Path:

@@ -57,7 +57,7 @@ class Supervisor:
             crds = pool.map(lambda crd: self._kubectl("apply", "--server-side", f"--filename={crd}"), kuberay_crds())
             self._until("containerd answers", lambda: self._ctr("version"))
             list(crds)
-        cgroups.make()
+        cgroups.make(self.place.cgroup)
         for agent in components.AGENTS:
             self._run(agent(self.place))
         self._run(components.kuberay(self.place))
