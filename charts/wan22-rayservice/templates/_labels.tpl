@@ -19,3 +19,13 @@ app.kubernetes.io/name: {{ .root.Chart.Name }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
+
+{{/*
+Labels that select Ray pods. The name is KubeRay's own: its Service for the head of a RayService selects by it.
+Usage: {{ include "wan22.raySelectorLabels" (dict "root" . "component" "ray-head") }}
+*/}}
+{{- define "wan22.raySelectorLabels" -}}
+app.kubernetes.io/name: kuberay
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}

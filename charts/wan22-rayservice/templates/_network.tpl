@@ -6,6 +6,6 @@ Usage: {{- include "wan22.rayPeers" . | nindent 8 }}
 {{- range $component := list "ray-head" "ray-worker" }}
 - podSelector:
     matchLabels:
-      {{- include "wan22.selectorLabels" (dict "root" $ "component" $component) | nindent 6 }}
+      {{- include "wan22.raySelectorLabels" (dict "root" $ "component" $component) | nindent 6 }}
 {{- end }}
 {{- end }}

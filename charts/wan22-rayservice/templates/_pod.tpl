@@ -8,7 +8,7 @@ Usage: {{- include "wan22.rayPod" (dict "root" . "name" "ray-head" "group" .Valu
 {{- $pod := dict "root" .root "group" .group "head" $head -}}
 metadata:
   labels:
-    {{- include "wan22.selectorLabels" (dict "root" .root "component" .name) | nindent 4 }}
+    {{- include "wan22.raySelectorLabels" (dict "root" .root "component" .name) | nindent 4 }}
   {{- with .group.podAnnotations }}
   annotations:
     {{- toYaml . | nindent 4 }}
