@@ -1,12 +1,14 @@
 """`kind: RayCluster`: by hand where the chart was told not to deploy, then by the operator."""
 
+import json
 import subprocess
 
 import pytest
 
 import tools
-from tests.e2e.cluster import Cluster
-from tests.e2e.release import Release
+from tests.control_plane.api import Json
+from tests.e2e.cluster import Cluster, CommandFailed
+from tests.e2e.release import ENDED, Release
 from tests.waiting import until
 
 SETTINGS = ("kind=RayCluster", "totalWorkers=2", "gpusPerWorker=1")
@@ -27,8 +29,15 @@ def test_serve_run_by_hand_then_the_operator(cluster: Cluster, release: Release)
     command = [str(tools.binary("kubectl")), f"--kubeconfig={cluster.kubeconfig}", "exec", head]
     command += [f"--namespace={release.namespace}", "--", *by_hand, *small]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        until("its gang stands", lambda: [gang["have"] for gang in release.gangs()] == [2], 120, every=1)
-        assert release.make("by-hand")["attempt"] == 1
+        # `serve run` listens on the head pod's loopback alone.
+        until(
+            "its gang stands",
+            lambda: [gang["have"] for gang in _inside(release, "readyz").get("gangs", ())] == [2],
+            180,
+        )
+        _inside(release, "generate", {"task_id": "by-hand"})
+        task = until("it ends", lambda: _ended(release, "by-hand"), 120)
+        assert (task["status"], task["attempt"]) == ("succeeded", 1)
         running.terminate()
     cluster.execute(release.namespace, head, "serve", "shutdown", "--yes")
 
@@ -42,10 +51,34 @@ def test_serve_run_by_hand_then_the_operator(cluster: Cluster, release: Release)
     release.until_ready(2)
 
 
+ASK = """
+import json, sys, urllib.request
+body = sys.argv[2].encode() or None
+request = urllib.request.Request(f"http://localhost:8000/{sys.argv[1]}", body, {"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+
+
+def _inside(release: Release, path: str, body: Json | None = None) -> Json:
+    """Ask the API from within the head pod; empty while it does not answer."""
+    (head,) = release.pod_names("ray-head")
+    text = json.dumps(body) if body else ""
+    try:
+        answer: Json = json.loads(release.cluster.execute(release.namespace, head, "python", "-c", ASK, path, text))
+    except CommandFailed:
+        return {}
+    return answer
+
+
+def _ended(release: Release, task_id: str) -> Json | None:
+    task = _inside(release, f"generate/{task_id}")
+    return task if task.get("status") in ENDED else None
+
+
 def _joined(release: Release) -> bool:
     (head,) = release.pod_names("ray-head")
     script = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
     try:
         return release.cluster.execute(release.namespace, head, "python", "-c", script).split()[-1] == "3"
-    except AssertionError:
+    except CommandFailed:
         return False
