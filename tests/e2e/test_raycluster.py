@@ -28,17 +28,16 @@ def test_serve_run_by_hand_then_the_operator(cluster: Cluster, release: Release)
     small = ("api_cpus=0.1", "leader_cpus=0.1", "rank_cpus=0.5")
     command = [str(tools.binary("kubectl")), f"--kubeconfig={cluster.kubeconfig}", "exec", head]
     command += [f"--namespace={release.namespace}", "--", *by_hand, *small]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        # `serve run` listens on the head pod's loopback alone.
-        until(
-            "its gang stands",
-            lambda: [gang["have"] for gang in _inside(release, "readyz").get("gangs", ())] == [2],
-            180,
-        )
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        # It listens on the head pod's loopback alone.
+        until("its gang stands", lambda: [gang["have"] for gang in _gangs(release)] == [2], 180)
         _inside(release, "generate", {"task_id": "by-hand"})
         task = until("it ends", lambda: _ended(release, "by-hand"), 120)
         assert (task["status"], task["attempt"]) == ("succeeded", 1)
-        running.terminate()
+    finally:
+        running.kill()
+        running.wait()
     cluster.execute(release.namespace, head, "serve", "shutdown", "--yes")
 
     release.helm("upgrade", *SETTINGS)
@@ -68,6 +67,10 @@ def _inside(release: Release, path: str, body: Json | None = None) -> Json:
     except CommandFailed:
         return {}
     return answer
+
+
+def _gangs(release: Release) -> list[Json]:
+    return list(_inside(release, "readyz").get("gangs", ()))
 
 
 def _ended(release: Release, task_id: str) -> Json | None:
