@@ -24,7 +24,7 @@ AT_ONCE = 32
 """Programs that run in pods at the same time."""
 MARK = "wan22-doctor-answer:"
 # The program comes by stdin: it would be too long for a URL, and it needs no shell and no file in the pod.
-_START = (
+START = (
     "import json,os,sys\n"
     "asked=json.loads(sys.stdin.readline())\n"
     "scope={'__name__':'wan22_doctor_program'}\n"
@@ -161,7 +161,7 @@ class Cluster:
         asked = json.dumps({"program": source, "arguments": arguments}) + "\n"
         path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{name}/exec"
         query = [("container", container), *((stream, "true") for stream in ("stdin", "stdout", "stderr"))]
-        query += [("command", word) for word in ("python", "-c", _START)]
+        query += [("command", word) for word in ("python", "-c", START)]
         try:
             async with self._places, asyncio.timeout(seconds):
                 output, errors = await self._exec(path, query, asked)
@@ -175,11 +175,10 @@ class Cluster:
                     NotSeen(why, f"look at the pod's load: kubectl top pod {name}", Cause.FAULT)
                 ) from None
             raise NotSeenError(_not_run(name, str(error) or type(error).__name__)) from None
-        answers = [line[len(MARK) :] for line in output.splitlines() if line.startswith(MARK)]
-        if not answers:
+        answer = answer_in(output)
+        if answer is None:
             lines = (errors or output).strip().splitlines()
             raise NotSeenError(_not_run(name, lines[-1] if lines else "python printed nothing"))
-        answer: Json = json.loads(answers[-1])
         return answer
 
     async def _exec(self, path: str, query: Query, asked: str) -> tuple[str, str]:
@@ -255,6 +254,12 @@ class Cluster:
 
 class _MissingError(NotSeenError):
     """There is no such object."""
+
+
+def answer_in(output: str) -> Json | None:
+    """Return a program's answer out of all that was printed beside it; None where there is none."""
+    answers = [line[len(MARK) :] for line in output.splitlines() if line.startswith(MARK)]
+    return json.loads(answers[-1]) if answers else None
 
 
 def _forbidden(verb: str, resource: str, group: str, namespace: str) -> NotSeen:

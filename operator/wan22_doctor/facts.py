@@ -187,6 +187,14 @@ def age(stamp: object, now: datetime.datetime) -> float:
     return (now - datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00"))).total_seconds()
 
 
+def sized(count: float) -> str:
+    """Return a number of bytes as people say it."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
 def short(text: str) -> str:
     """Return a message on one line, its middle left out if it is long: what matters in a traceback is at its end."""
     words = " ".join(text.split())

@@ -64,7 +64,9 @@ def resources(target: Target, serve_config: str) -> Iterator[Finding]:
     try:
         config: Any = plain(compose(serve_config))
     except ServeConfigError:
-        return  # the check of the text says it
+        config = None
+    if not isinstance(config, dict):
+        return  # the check of the text says why
     found = [failed(f"{written(path)}: {message}", _where(target)) for path, message in misfits(config, pods)]
     found += _wanted(target)
     yield from found[: 2 * SHOWN]

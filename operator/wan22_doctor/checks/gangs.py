@@ -14,11 +14,11 @@ from wan22_doctor.findings import Finding, failed, ok, skipped, warning
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def gangs(target: Target, head: Json) -> Iterator[Finding]:
+def gangs(head: Json) -> Iterator[Finding]:
     """Judge how many ranks each gang wants and has."""
     found = reported(head)
     if found is None:
-        yield skipped("the app does not say")
+        yield skipped("the app does not say how its gangs are")
         return
     wanted = _replicas(head)
     problems = list(_sizes(found))
@@ -38,10 +38,12 @@ def gangs(target: Target, head: Json) -> Iterator[Finding]:
 
 
 def reported(head: Json) -> list[Json] | None:
-    """Return the gangs that /readyz lists; None where it does not answer."""
+    """Return the gangs that /readyz lists; None where the app does not answer, or does not know for lack of Redis."""
     body = head["readyz"].get("body")
-    found = body.get("gangs") if isinstance(body, dict) else None
-    return list(found) if isinstance(found, list) else None
+    if not isinstance(body, dict) or not isinstance(body.get("gangs"), list):
+        return None
+    unknown = not body["gangs"] and "Redis" in str(body.get("message"))
+    return None if unknown else list(body["gangs"])
 
 
 def _replicas(head: Json) -> int | None:

@@ -146,7 +146,7 @@ def _container(pod: Json, one: dict[str, Any], now: datetime.datetime) -> Iterat
         )
     elif restarts and age(last.get("finishedAt"), now) < RECENT_SECONDS:
         yield warning(
-            f"pod {name}: {one['name']} restarted {restarts} times, last {spoken(age(last.get('finishedAt'), now))} "
+            f"pod {name}: {one['name']} restarted {_times(restarts)}, last {spoken(age(last.get('finishedAt'), now))} "
             f"ago with exit {last.get('exitCode')} {last.get('reason', '')}".rstrip(),
             f"kubectl logs --previous {name} -c {one['name']}",
         )
@@ -157,6 +157,10 @@ def _limits(pod: Json, container: str) -> dict[str, str]:
         if one["name"] == container:
             return dict((one.get("resources") or {}).get("limits") or {})
     return {}
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _first_line(text: str) -> str:

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from wan22_doctor.facts import Json, Target, app_args, name_of, ray_pods
+from wan22_doctor.facts import Json, Target, app_args, name_of, ray_pods, sized
 from wan22_doctor.findings import Finding, NotSeen, Seen, failed, ok, warning
 
-GB = 10**9
-LEAST_FREE = GB
+LEAST_FREE = 10**9
 
 
 def model(serve_config: Seen[str], workers: Mapping[str, Seen[Json]]) -> Iterator[Finding]:
@@ -26,7 +25,7 @@ def model(serve_config: Seen[str], workers: Mapping[str, Seen[Json]]) -> Iterato
     else:
         yield ok(
             f"{folder['path']}: {folder['pipeline']}, {folder['heads']} heads, {folder['weights']} weight file(s), "
-            f"{folder['bytes'] / GB:.1f} GB, readable in {len(found)} worker pod(s)"
+            f"{sized(folder['bytes'])}, readable in {len(found)} worker pod(s)"
         )
 
 
@@ -59,7 +58,7 @@ def storage(target: Target, pods: tuple[Json, ...], workers: Mapping[str, Seen[J
             problems.append(failed(f"pod {pod}: {one['uri']}: {one['error']}", _hint(one)))
         elif one.get("free", LEAST_FREE) < LEAST_FREE:
             problems.append(
-                warning(f"pod {pod}: {one['uri']} has {one['free'] / GB:.2f} GB left", "make room, or a larger volume")
+                warning(f"pod {pod}: {one['uri']} has {sized(one['free'])} left", "make room, or a larger volume")
             )
     own = [pod for pod in ray_pods(target, pods) if name_of(pod) in found]
     if not problems and len(own) > 1:
@@ -68,7 +67,7 @@ def storage(target: Target, pods: tuple[Json, ...], workers: Mapping[str, Seen[J
     if not problems and found:
         one = next(iter(found.values()))
         slowest = max(float(answer["seconds"]) for answer in found.values())
-        free = f", {one['free'] / GB:.0f} GB free" if "free" in one else ""
+        free = f", {sized(one['free'])} free" if "free" in one else ""
         yield ok(f"{one['uri']}: written, read and deleted in {len(found)} worker pod(s), {slowest:.2f} s{free}")
 
 

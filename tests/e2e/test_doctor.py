@@ -1,0 +1,253 @@
+"""Faults planted on a real cluster: the doctor names each, and nothing that is well."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.control_plane.manifests import ray_service
+from tests.e2e.cluster import Cluster
+from tests.e2e.release import Release
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[2]
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor said."""
+
+    status: int
+    seconds: float
+    findings: list[Json] = field(repr=False)
+
+    def wrong(self) -> dict[str, list[str]]:
+        """Return what failed, by check."""
+        found: dict[str, list[str]] = {}
+        for one in self.findings:
+            if one["result"] == "failed":
+                found.setdefault(one["check"], []).append(one["evidence"])
+        return found
+
+    def of(self, check: str) -> Json:
+        """Return the first finding of a check."""
+        return next(one for one in self.findings if one["check"] == check)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{one['check']}: {one['result']}: {one['evidence']}" for one in self.findings)
+
+
+Doctor = Callable[..., Report]
+
+
+@pytest.fixture
+def doctor(cluster: Cluster) -> Doctor:
+    """Runs the doctor as a user does, in a process of its own."""
+
+    def run(namespace: str, *arguments: str) -> Report:
+        command = [sys.executable, "-m", "wan22_doctor", "-n", namespace, "--json", *arguments]
+        environment = {
+            **os.environ,
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}",
+        }
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+        assert done.stdout, done.stderr
+        value = json.loads(done.stdout)
+        assert value["exit_status"] == done.returncode
+        return Report(done.returncode, value["seconds"], value["findings"])
+
+    return run
+
+
+def redis(release: Release, command: str) -> None:
+    """Run redis-cli in the Redis pod, with its password unless ``command`` has another."""
+    release.cluster.execute(release.namespace, "wan22-redis-0", "sh", "-c", f"redis-cli {command}")
+
+
+def scale(release: Release, resource: str, replicas: int) -> None:
+    release.cluster.kubectl("scale", resource, f"--replicas={replicas}", f"--namespace={release.namespace}")
+
+
+def test_a_healthy_release_is_healthy(standing: Release, doctor: Doctor) -> None:
+    report = doctor(standing.namespace)
+    assert (report.status, report.wrong()) == (0, {}), str(report)
+    assert "a video of" in report.of("request")["evidence"]
+    assert [one["check"] for one in report.findings if one["result"] == "not checked"] == []
+    report = doctor(standing.namespace, "--no-request")
+    assert report.seconds < 10, str(report)
+
+
+def test_a_release_that_is_not_there(standing: Release, doctor: Doctor) -> None:
+    report = doctor(standing.namespace, "wan23-rayservice")
+    assert report.wrong().keys() == {"cluster"}
+    assert f"there is RayService {standing.object}" in report.of("cluster")["evidence"]
+
+
+def test_redis_with_another_password(standing: Release, doctor: Doctor) -> None:
+    redis(standing, "config set requirepass other")
+    try:
+        report = doctor(standing.namespace, "--no-request")
+    finally:
+        redis(standing, '-a other --no-auth-warning config set requirepass "$REDISCLI_AUTH"')
+    assert "WRONGPASS" in report.of("Redis")["evidence"], str(report)
+    assert "REDIS_PASSWORD" in report.of("Redis")["remedy"]
+    assert report.status == 1
+
+
+def test_redis_that_may_evict_tasks(standing: Release, doctor: Doctor) -> None:
+    redis(standing, "config set maxmemory-policy allkeys-lru")
+    redis(standing, "config set maxmemory 100mb")
+    try:
+        report = doctor(standing.namespace, "--no-request")
+    finally:
+        redis(standing, "config set maxmemory 0")
+        redis(standing, "config set maxmemory-policy noeviction")
+    assert report.wrong().keys() == {"Redis on disk"}, str(report)
+    assert "allkeys-lru" in report.of("Redis on disk")["evidence"]
+
+
+def test_redis_that_is_away(standing: Release, doctor: Doctor) -> None:
+    scale(standing, "statefulset/wan22-redis", 0)
+    try:
+        until("Redis is gone", lambda: not standing.pods("redis"), 60)
+        report = doctor(standing.namespace)
+    finally:
+        scale(standing, "statefulset/wan22-redis", 1)
+    assert "from the head pod" in report.of("Redis")["evidence"], str(report)
+    assert report.wrong().keys() <= {"Redis", "API"}, str(report)
+    assert report.of("request")["result"] == "not checked"
+
+
+@contextmanager
+def operator_away(release: Release) -> Iterator[None]:
+    """Take the operator away; its webhooks then refuse nothing."""
+    scale(release, "deployment/wan22-operator", 0)
+    try:
+        until("the operator is gone", lambda: not release.pods("operator"), 60)
+        yield
+    finally:
+        scale(release, "deployment/wan22-operator", 2)
+
+
+def test_an_operator_that_is_away_and_what_slips_in_meanwhile(standing: Release, doctor: Doctor) -> None:
+    api = standing.cluster.api
+    name = f"wan22-operator-{standing.namespace}"
+    hooks = f"/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}"
+    with operator_away(standing):
+        report = doctor(standing.namespace, "--no-request")
+        assert report.wrong().keys() == {"operator", "webhook"}, str(report)
+        assert "0 of 0 pods available" in report.of("operator")["evidence"]
+        assert "no ready pod behind it" in report.of("webhook")["evidence"]
+
+        remove = [{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]
+        api.request("PATCH", hooks, remove, "json-patch+json")
+        standing.annotate(total_workers="three")
+        report = doctor(standing.namespace, "--no-request")
+        assert report.wrong().keys() == {"operator", "webhook", "resources"}, str(report)
+        assert "has no caBundle" in report.of("webhook")["evidence"]
+        assert "found 'three'" in report.of("resources")["evidence"]
+        standing.annotate(total_workers=None)
+
+        whole = standing.body()["spec"]["serveConfigV2"]
+        patch(standing, whole.replace('"import_path"', '"import_pth"'))
+        report = doctor(standing.namespace, "--no-request")
+        patch(standing, whole)
+        assert "import_pth" in report.of("serveConfigV2")["evidence"], str(report)
+        assert "line" in report.of("serveConfigV2")["evidence"]
+    standing.until_ready(2)
+    assert doctor(standing.namespace, "--no-request").wrong() == {}
+
+
+def patch(release: Release, serve_config: str) -> None:
+    path = f"/apis/ray.io/v1/namespaces/{release.namespace}/rayservices/{release.object}"
+    release.cluster.api.merge(path, {"spec": {"serveConfigV2": serve_config}})
+
+
+def test_an_import_path_that_the_image_lacks(standing: Release, doctor: Doctor) -> None:
+    whole = standing.body()["spec"]["serveConfigV2"]
+    patch(standing, whole.replace("app.serve_app:app", "app.serve_up:app"))
+    try:
+        report = doctor(standing.namespace, "--no-request")
+        assert "no module app.serve_up" in report.of("import path")["evidence"], str(report)
+
+        def failed() -> Report | None:
+            report = doctor(standing.namespace, "--no-request")
+            return report if "DEPLOY_FAILED" in str(report.wrong().get("Serve")) else None
+
+        report = until("Serve's own words", failed, 120, every=2)
+        assert "app.serve_up" in report.of("Serve")["evidence"], str(report)
+    finally:
+        patch(standing, whole)
+        standing.until_ready(2)
+
+
+def test_a_model_and_a_storage_that_are_not_there(release: Release, doctor: Doctor) -> None:
+    release.install(
+        "totalWorkers=1",
+        "model.path=/nowhere/model",
+        "storage.uri=file:///nowhere/videos",
+        "storage.persistence.enabled=false",
+        wait=False,
+    )
+
+    def named() -> Report | None:
+        report = doctor(release.namespace)
+        return report if {"model", "storage", "Serve"} <= report.wrong().keys() else None
+
+    report = until("model, storage and Serve are named", named, 240, every=2)
+    assert "'/nowhere/model' does not exist" in report.of("model")["evidence"]
+    assert "/nowhere" in report.of("storage")["evidence"]
+    assert "Permission denied" in report.of("storage")["evidence"]
+    assert "MODEL_PATH" in report.of("Serve")["evidence"]
+    assert report.wrong().keys() <= {"model", "storage", "Serve", "API", "cluster", "pods"}, str(report)
+    assert report.of("request")["result"] == "not checked"
+
+
+def small(namespace: str, *, secured: bool) -> Json:
+    """Return a RayService of an image that is nowhere, with more GPUs than any node has."""
+    body = ray_service(namespace, gpus=99, image="localhost/nowhere:1", managed=False)
+    cluster = body["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        pod["containers"][0]["resources"]["requests"] = {"cpu": "50m", "memory": "64Mi"}
+        if secured:
+            pod["securityContext"] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+            rights = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+            pod["containers"][0]["securityContext"] = rights
+    return body
+
+
+def test_pods_without_an_image_and_without_gpus(cluster: Cluster, namespace: str, doctor: Doctor) -> None:
+    cluster.apply(small(namespace, secured=True), namespace=namespace)
+
+    def named() -> Report | None:
+        report = doctor(namespace)
+        said = " ".join(report.wrong().get("pods", ()))
+        return report if "ImagePull" in said and "Pending" in said else None
+
+    report = until("both pods are named", named, 120, every=1)
+    said = "\n".join(report.wrong()["pods"])
+    assert "localhost/nowhere:1" in said
+    assert "Insufficient nvidia.com/gpu" in said
+    assert report.of("Redis")["result"] == "not checked"
+    assert report.wrong().keys() == {"pods"}, str(report)
+
+
+def test_pods_that_pod_security_refuses(cluster: Cluster, namespace: str, doctor: Doctor) -> None:
+    cluster.apply(small(namespace, secured=False), namespace=namespace)
+
+    def named() -> Report | None:
+        report = doctor(namespace)
+        return report if "cluster" in report.wrong() else None
+
+    report = until("the cluster is named", named, 60, every=1)
+    assert "violates PodSecurity" in report.of("cluster")["evidence"], str(report)
