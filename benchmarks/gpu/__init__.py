@@ -1,0 +1,1 @@
+"""How fast a gang is on GPUs, against what its users would run by hand: ``python -m benchmarks.gpu``."""

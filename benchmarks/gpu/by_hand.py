@@ -1,0 +1,101 @@
+"""What a person would run by hand, one rank of it.
+
+``torchrun ... -m benchmarks.gpu.by_hand SYSTEM MODEL WORK STEPS...``
+
+``same`` is this project's own pipeline and plan without the service; ``eager`` is plain diffusers with Ulysses.
+Rank 0 prints the seconds of a video for each count of steps, after one video that is not counted.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig, DiffusionPipeline
+from diffusers.utils import logging
+
+from app.parallel import one_device_on_cpu
+from app.pipeline import Pipeline
+from app.skeleton import rank_dtypes
+from app.video import write_mp4, write_mp4_as_made
+from benchmarks.gpu.works import WORKS
+
+Make = Callable[[dict[str, Any], Path], None]
+
+
+def same(folder: str, device: torch.device) -> Make:
+    pipeline = Pipeline(folder, device)
+    # torchrun's own store is on MASTER_PORT; the group meets on one beside it.
+    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]) + 1, _world(), _rank() == 0)
+    pipeline.join(store, _rank(), _world(), timedelta(minutes=10))
+    defaults = pipeline.model.defaults.model_dump()
+
+    def make(request: dict[str, Any], file: Path) -> None:
+        pieces = pipeline.stream(defaults | request, lambda _: True)
+        if pieces is not None:
+            write_mp4_as_made(pieces, defaults["fps"], file)
+
+    return make
+
+
+def eager(folder: str, device: torch.device) -> Make:
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type)).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    if _world() > 1:
+        for transformer in (pipeline.transformer, getattr(pipeline, "transformer_2", None)):
+            if transformer is not None:
+                with one_device_on_cpu(device) if device.type == "cpu" else nullcontext():
+                    transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=_world()))
+
+    def make(request: dict[str, Any], file: Path) -> None:
+        arguments = {name: value for name, value in request.items() if name != "seed"}
+        generator = torch.Generator("cpu").manual_seed(request["seed"])
+        frames = pipeline(**arguments, generator=generator, output_type="np").frames[0]
+        if _rank() == 0:
+            write_mp4((frames * 255).round().astype(np.uint8), 16, file)
+
+    return make
+
+
+def _rank() -> int:
+    return int(os.environ["RANK"])
+
+
+def _world() -> int:
+    return int(os.environ["WORLD_SIZE"])
+
+
+def main() -> None:
+    system, folder, work, *steps = sys.argv[1:]
+    logging.set_verbosity_error()
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    make = {"same": same, "eager": eager}[system](folder, device)
+    seconds = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in (int(steps[0]), *map(int, steps)):
+            dist.barrier(device_ids=[device.index]) if on_gpu else dist.barrier()
+            began = time.monotonic()
+            make(WORKS[work].request(count), Path(scratch, "v.mp4"))
+            seconds.append(time.monotonic() - began)
+    dist.destroy_process_group()
+    if _rank() == 0:
+        print(json.dumps(seconds[1:]))
+
+
+if __name__ == "__main__":
+    main()

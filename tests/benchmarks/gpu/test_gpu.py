@@ -1,0 +1,88 @@
+"""The GPU benchmark's own arithmetic, and a run of it on this CPU with the tiny model, whose figures mean nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from app.model_folder import ModelFolder
+from app.published import PUBLISHED, published
+from benchmarks.gpu import works
+from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.works import WORKS, Work, step_flop, write_model
+
+
+def model_of(work: Work) -> ModelFolder:
+    model = published(work.model or "")
+    assert model is not None
+    return model
+
+
+@pytest.mark.parametrize("name", ["A14B-720p81", "A14B-480p81", "5B-704p121"])
+def test_the_arithmetic_of_a_step_is_what_a_formula_says(name: str) -> None:
+    work, model = WORKS[name], model_of(WORKS[name])
+    config = model.configs("transformer/config.json")
+    tokens = model.tokens(work.width, work.height, work.num_frames)
+    width, inner = config["num_attention_heads"] * config["attention_head_dim"], config["ffn_dim"]
+    # Of each token: query, key, value and output of self-attention, query and output of cross-attention, the two layers
+    # of the feed-forward; then the two products of either attention, over all tokens and over the text's 512.
+    linear = 2 * tokens * (6 * width**2 + 2 * width * inner)
+    attention = 4 * tokens * (tokens + 512) * width
+    both_branches = 2 * config["num_layers"] * (linear + attention)
+    assert step_flop(model, work) == pytest.approx(both_branches, rel=0.015)
+
+
+def test_a_random_model_is_a_complete_folder_with_one_experts_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small: dict[str, Any] = json.loads(json.dumps(PUBLISHED["Wan-AI/Wan2.2-T2V-A14B-Diffusers"]))
+    for part in ("transformer", "transformer_2"):
+        small[f"{part}/config.json"] |= {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16}
+        small[f"{part}/config.json"] |= {"ffn_dim": 32, "text_dim": 32}
+    small["vae/config.json"] |= {"base_dim": 4}
+    small["text_encoder/config.json"] |= {"vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4}
+    small["text_encoder/config.json"] |= {"num_layers": 1}
+    model = ModelFolder.from_configs(tmp_path, small.__getitem__)
+    monkeypatch.setattr(works, "published", lambda _: model)
+    folder = write_model(WORKS["A14B-480p81"], tmp_path / "model", torch.device("cpu"))
+    found = ModelFolder.read(str(folder))
+    assert (found.two_experts, found.heads, found.defaults.num_frames) == (True, 2, 81)
+    assert (folder / "transformer_2").resolve() == (folder / "transformer").resolve()
+    weights = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    assert weights["blocks.0.ffn.net.2.weight"].dtype == torch.bfloat16
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+    from app.pipeline import Pipeline
+
+    assert Pipeline(str(folder), torch.device("cpu")).model.two_experts
+
+
+@pytest.mark.timeout(500)
+def test_one_run_makes_one_row_for_each_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results.json"
+    words = ["--work", "tiny", "--gpus", "2", "--steps", "2", "6", "--results", str(results)]
+    systems = ["torchrun-same", "torchrun-eager"]
+    assert main([*words, "--systems", *systems]) == 0
+    rows = json.loads(results.read_text())
+    assert [(row["work"], row["gpus"], row["system"]) for row in rows] == [
+        ("tiny", 2, name) for name in sorted(systems)
+    ]
+    assert all(row["seconds_per_video"] > 0 for row in rows)
+    assert all("tflops_per_gpu" not in row and "peak_gib" not in row for row in rows), "a CPU has neither"
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--work", "A14B-720p81"], "torch sees no GPU here"),
+        (["--work", "tiny"], "--results: give a file; results.json is for figures of GPUs"),
+        (["--work", "tiny", "--results", "x", "--steps", "6", "2"], "--steps: the first must be less"),
+    ],
+)
+def test_a_wrong_word_is_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    assert message in capsys.readouterr().err
