@@ -145,7 +145,7 @@ def test_an_operator_that_is_away_and_what_slips_in_meanwhile(standing: Release,
     with operator_away(standing):
         report = doctor(standing.namespace, "--no-request")
         assert report.wrong().keys() == {"operator", "webhook"}, str(report)
-        assert "0 of 0 pods available" in report.of("operator")["evidence"]
+        assert "is scaled to 0" in report.of("operator")["evidence"]
         assert "no ready pod behind it" in report.of("webhook")["evidence"]
 
         remove = [{"op": "remove", "path": "/webhooks/0/clientConfig/caBundle"}]

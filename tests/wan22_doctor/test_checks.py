@@ -556,6 +556,13 @@ FAULTS = (
         "leader",
     ),
     Fault(
+        "an operator that is scaled away",
+        lambda f: f.operator.deployment["spec"].update(replicas=0),  # type: ignore[union-attr]
+        "operator",
+        "videos/wan22-operator is scaled to 0",
+        "--replicas=2",
+    ),
+    Fault(
         "an operator without pods",
         lambda f: f.operator.deployment["status"].update(availableReplicas=0),  # type: ignore[union-attr]
         "operator",

@@ -171,3 +171,15 @@ def test_a_request_says_why_it_was_refused(service: Service, pod: dict[str, str]
     assert "width" in found["message"]
     found = run("request", pod, service=f"http://127.0.0.1:{free_port()}", body={"task_id": "t"}, seconds=5)
     assert (found["refused"], "refused" in found["message"]) == (0, True)
+
+
+def test_a_model_that_begins_from_a_picture_is_given_one(
+    service: Service, pod: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = write_tiny_model(tmp_path_factory.mktemp("models") / "from-a-picture", image="required")
+    service.deploy(workers=1, env={"MODEL_PATH": str(model)})
+    service.wait_for_gangs(workers=1)
+    until("Serve has deployed it", lambda: service.status().get("status") == "RUNNING", 60)
+    body = {"task_id": "doctor-3", "width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 2, "seed": 1}
+    found = run("request", pod, service=url(service), body=body, seconds=50)
+    assert results(request.request(found, {})) == ["ok"]

@@ -20,6 +20,10 @@ def operator(found: Operator, now: datetime.datetime) -> Iterator[Finding]:
     want = int(deployment["spec"].get("replicas") or 0)
     have = int((deployment.get("status") or {}).get("availableReplicas") or 0)
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+    if not want:
+        remedy = f"kubectl -n {space} scale deployment/{name} --replicas=2"
+        yield failed(f"Deployment {space}/{name} is scaled to 0", remedy)
+        return
     look = f"kubectl -n {space} describe pods -l app.kubernetes.io/component=operator"
     if not have:
         yield failed(f"Deployment {space}/{name} ({image}): 0 of {want} pods available", look)
