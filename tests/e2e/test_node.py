@@ -74,6 +74,7 @@ def test_a_killed_node_leaves_nothing_and_starts_anew(place: Place, tmp_path: Pa
     first = host.running(place)
     assert first
     os.kill(first, signal.SIGKILL)
+    until("its first process is dead", lambda: host.running(place) is None)
     assert host.up(place), "it was started again"
     with_a_pod(place, tmp_path / "second")
     host.down(place)

@@ -149,7 +149,6 @@ def kubelet(place: Place) -> Component:
     flags = [
         f"--config={place.run}/kubelet.yaml",
         f"--kubeconfig={_kubeconfig(place)}",
-        f"--root-dir={place.run}/kubelet",
         f"--hostname-override={names.NAME}",
         f"--node-ip={names.NODE_IP}",
     ]

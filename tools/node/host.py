@@ -21,6 +21,9 @@ PACKAGES = Path(__file__).with_name("packages.txt")
 """The programs that the node takes from the machine, each with the Debian package that has it."""
 START_SECONDS = 240
 
+_started: dict[Path, subprocess.Popen[bytes]] = {}
+"""First processes of the nodes that this process started; it is their parent and buries them."""
+
 
 class HostError(RuntimeError):
     """The node cannot be started here; the message says what is missing and what to do."""
@@ -78,6 +81,7 @@ def _start(place: Place) -> None:
             pass_fds=[listener.fileno()],
             start_new_session=True,
         )
+        _started[place.root] = process
         (place.run / "pid").write_text(f"{process.pid} {_born(process.pid)}")
     deadline = time.monotonic() + START_SECONDS
     while not (place.run / "ready").exists():
@@ -91,11 +95,11 @@ def _start(place: Place) -> None:
 
 def _end(place: Place, keep: bool = False) -> None:
     """End the node's processes, its namespaces' mounts with them, and sweep what a killed node left."""
-    pid = running(place)
+    pid, started = running(place), _started.pop(place.root, None)
     if pid:
         os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+    if started:
+        started.wait()
     # The kernel ends all of a process namespace; it takes a moment.
     deadline = time.monotonic() + 30
     while left := _left(place):
@@ -103,6 +107,10 @@ def _end(place: Place, keep: bool = False) -> None:
             raise HostError(f"processes of the node do not end: {sorted(left)}")
         time.sleep(0.05)
     cgroups.sweep(place.cgroup)
+    if place.made.exists():
+        for folder in place.made.read_text().split():
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
     if not keep and place.run.exists():
         shutil.rmtree(place.run)
 

@@ -51,6 +51,11 @@ class Place:
         return self.run / "containerd.sock"
 
     @property
+    def made(self) -> Path:
+        """Lists the folders outside of ``root`` that were made to be covered by the node's own."""
+        return self.run / "made"
+
+    @property
     def cgroup(self) -> str:
         """Name of the node's folder in the control group hierarchies."""
         return f"wan22-{self.root.name}"

@@ -127,9 +127,15 @@ def _network(place: Place) -> None:
     (place.run / "hosts").write_text(f"127.0.0.1 localhost\n{names.NODE_IP} {names.NAME}\n")
     for source, target in (("resolv.conf", "/etc/resolv.conf"), ("hosts", "/etc/hosts")):
         _do("mount", "--bind", str(place.run / source), target)
-    for target in ("/var/log", "/var/lib/cni", "/run"):
-        Path(target).mkdir(parents=True, exist_ok=True)
-        _do("mount", "-t", "tmpfs", "node", target)
+    for folder in ("/var/log", "/var/lib/cni", "/var/lib/kubelet", "/run"):
+        if not Path(folder).exists():
+            Path(folder).mkdir(parents=True)
+            with place.made.open("a") as made:
+                made.write(f"{folder}\n")
+    for folder in ("/var/log", "/var/lib/cni", "/run"):
+        _do("mount", "-t", "tmpfs", "node", folder)
+    (place.run / "kubelet").mkdir()
+    _do("mount", "--bind", str(place.run / "kubelet"), "/var/lib/kubelet")
     # A veth pair, since not every kernel has dummy links. Its far end leads nowhere: no packet leaves the node.
     for command in (
         "ip link set lo up",
