@@ -5,6 +5,7 @@ Exit status: 0 healthy, 1 something is wrong, 2 it could not be looked at.
 
 import argparse
 import asyncio
+import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # What it cannot read, it says itself.
+    logging.getLogger("kubernetes").setLevel(logging.ERROR)
     console, began = Console(), time.monotonic()
     try:
         with Console(stderr=True).status("asking the API server") as status:

@@ -722,3 +722,10 @@ def test_a_head_pod_that_does_not_run_is_named_once() -> None:
     unseen = NotSeen(f"the head pod {HEAD} does not run")
     findings = judge(replace(facts, head=unseen, application=unseen, request=unseen))
     assert list(of(findings, Result.FAILED)) == ["pods"]
+
+
+def test_a_fault_of_many_pods_is_told_a_few_times() -> None:
+    many = {f"worker-{number}": healthy.worker() | {"torch": {"version": ""}} for number in range(64)}
+    told = [one for one in judge(replace(healthy.facts(), workers=many)) if one.check == "devices"]
+    assert [one.result for one in told] == [Result.FAILED] * 6
+    assert told[-1].evidence == "and 59 more"

@@ -21,6 +21,10 @@ from wan22_doctor.facts import Facts
 from wan22_doctor.findings import Cause, Finding, NotSeen, Result
 
 
+MOST = 5
+"""Findings of one check that are told one by one."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One check."""
@@ -62,8 +66,12 @@ def judge(facts: Facts) -> list[Finding]:
     findings: list[Finding] = []
     told: set[str] = set()
     for check in CHECKS:
-        for finding in _findings(check, facts, told):
-            findings.append(replace(finding, check=check.name))
+        found = list(_findings(check, facts, told))
+        if len(found) > MOST:
+            # A fault of the image shows in every pod.
+            worst = Result.FAILED if any(one.result == Result.FAILED for one in found[MOST:]) else Result.WARNING
+            found[MOST:] = [Finding(worst, f"and {len(found) - MOST} more")]
+        findings += [replace(finding, check=check.name) for finding in found]
     return findings
 
 
