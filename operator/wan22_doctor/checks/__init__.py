@@ -20,7 +20,6 @@ from wan22_doctor.checks import (
 from wan22_doctor.facts import Facts
 from wan22_doctor.findings import Cause, Finding, NotSeen, Result
 
-
 MOST = 5
 """Findings of one check that are told one by one."""
 
