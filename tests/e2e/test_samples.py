@@ -89,11 +89,10 @@ def _shrink(container: Json, values: Json) -> None:
         image = values["redis"]["image"]
         container["image"] = f"{image['repository']}:{image['tag']}"
     container["imagePullPolicy"] = "IfNotPresent"
-    limits = container.get("resources", {}).get("limits", {})
-    gpu = {key: value for key, value in limits.items() if "/" in key}
+    # Without GPUs in the pods, the operator has ranks compute on CPU.
     container["resources"] = {
-        "requests": {"cpu": "100m", "memory": "256Mi"} | gpu,
-        "limits": {"cpu": "2", "memory": "4Gi"} | gpu,
+        "requests": {"cpu": "100m", "memory": "256Mi"},
+        "limits": {"cpu": "2", "memory": "4Gi"},
     }
     for variable in container.get("env", []):
         if variable["name"] == "MODEL_PATH":
