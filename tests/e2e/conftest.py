@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.control_plane.api import Refused
 from tests.e2e.cluster import Cluster, CommandFailed
 from tests.e2e.diagnosis import diagnose
 from tests.e2e.release import Release
@@ -125,9 +126,11 @@ def _remove(cluster: Cluster, namespace: str) -> None:
     for kind in ("rayservices", "rayclusters"):
         for item in cluster.api.request("GET", f"{ray}/{kind}")["items"]:
             path = f"{ray}/{kind}/{item['metadata']['name']}"
-            cluster.api.request("DELETE", path)
-            if item["metadata"].get("finalizers") and cluster.api.get(path):
-                cluster.api.merge(path, {"metadata": {"finalizers": []}})
+            # KubeRay may be done with it between two of these requests.
+            with contextlib.suppress(Refused):
+                cluster.api.request("DELETE", path)
+                if item["metadata"].get("finalizers") and cluster.api.get(path):
+                    cluster.api.merge(path, {"metadata": {"finalizers": []}})
     cluster.kubectl("delete", "pods", "--all", f"--namespace={namespace}", "--grace-period=1", "--wait=false")
     cluster.api.delete(f"/api/v1/namespaces/{namespace}")
     until(f"{namespace} is gone", lambda: cluster.api.get(f"/api/v1/namespaces/{namespace}") is None, 120, every=0.5)
