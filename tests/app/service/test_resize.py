@@ -99,7 +99,7 @@ def test_a_leader_that_restarts_meanwhile_serves_degraded_and_grows_when_it_can(
     def restarted() -> bool:
         return [(gang["have"], gang["phase"]) for gang in wide.gangs() if gang["pid"] != old] == [(2, "degraded")]
 
-    until("it serves with what there is", restarted, 60)
+    until("it serves with what there is", restarted, 120)
     wide.submit("degraded")
     assert wide.wait_for_end("degraded")["status"] == "succeeded"
     node = wide.cluster.add_node(num_cpus=HEAD_CPUS)
