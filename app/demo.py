@@ -82,7 +82,8 @@ def _start_ray() -> None:
     # The demo's output is for people; Ray's and Serve's logs stay in Ray's own folder.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     logging.getLogger("ray").setLevel(logging.ERROR)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # A cluster of its own, even where another runs on this machine.
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _deploy(workers: int) -> str:
