@@ -76,9 +76,8 @@ def test_a_lease_that_nobody_renews_is_found(world: World, operator: Operator, d
     lease = f"/apis/coordination.k8s.io/v1/namespaces/{world.namespace}/leases/wan22-operator"
     operator.kill()
     deployment = f"/apis/apps/v1/namespaces/{world.namespace}/deployments/wan22-operator"
-    world.api.request(
-        "PATCH", f"{deployment}/status", {"status": {"replicas": 2, "availableReplicas": 2}}, "merge-patch+json"
-    )
+    running = {"status": {"replicas": 2, "readyReplicas": 2, "availableReplicas": 2}}
+    world.api.request("PATCH", f"{deployment}/status", running, "merge-patch+json")
     world.api.merge(lease, {"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})
     _, found = doctor()
     assert "has not renewed the Lease wan22-operator for" in found["operator"]["evidence"]
