@@ -15,7 +15,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.stream import WsApiClient
 
-from wan22_doctor.facts import Json, name_of
+from wan22_doctor.facts import Json, name_of, short
 from wan22_doctor.findings import Cause, NotSeen
 
 SECONDS = 8.0
@@ -177,8 +177,7 @@ class Cluster:
             raise NotSeenError(_not_run(name, str(error) or type(error).__name__)) from None
         answer = answer_in(output)
         if answer is None:
-            lines = (errors or output).strip().splitlines()
-            raise NotSeenError(_not_run(name, lines[-1] if lines else "python printed nothing"))
+            raise NotSeenError(_not_run(name, errors))
         return answer
 
     async def _exec(self, path: str, query: Query, asked: str) -> tuple[str, str]:
@@ -193,11 +192,7 @@ class Cluster:
                 data = message.data.encode() if isinstance(message.data, str) else message.data
                 if data and data[0] in heard:
                     heard[data[0]] += data[1:]
-        status = _parsed(heard[3])
-        errors = heard[2].decode(errors="replace")
-        if not errors and status.get("status") == "Failure":
-            errors = str(status.get("message", ""))
-        return heard[1].decode(errors="replace"), errors
+        return heard[1].decode(errors="replace"), _why_ended(heard[2].decode(errors="replace"), _parsed(heard[3]))
 
     async def _why_not(self, path: str, query: Query) -> str:
         """Ask for a program once more, without a socket: then the API server says why it refuses.
@@ -260,6 +255,17 @@ def answer_in(output: str) -> Json | None:
     """Return a program's answer out of all that was printed beside it; None where there is none."""
     answers = [line[len(MARK) :] for line in output.splitlines() if line.startswith(MARK)]
     return json.loads(answers[-1]) if answers else None
+
+
+def _why_ended(errors: str, status: Json) -> str:
+    """Return why a program gave no answer: the last line that it wrote, else what the kubelet says."""
+    if lines := errors.strip().splitlines():
+        return lines[-1]
+    causes = (status.get("details") or {}).get("causes") or ()
+    codes = [int(one["message"]) for one in causes if one.get("reason") == "ExitCode"]
+    if codes:
+        return f"python was killed (exit code {codes[0]})" if codes[0] > 128 else f"python ended with {codes[0]}"
+    return short(str(status.get("message") or "python printed nothing"))
 
 
 def _forbidden(verb: str, resource: str, group: str, namespace: str) -> NotSeen:

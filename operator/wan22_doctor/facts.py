@@ -196,7 +196,10 @@ def sized(count: float) -> str:
 
 
 def short(text: str) -> str:
-    """Return a message on one line, its middle left out if it is long: what matters in a traceback is at its end."""
+    """Return a message on one line: of a traceback its last line, of other long texts both ends."""
+    before, traceback, lines = text.partition("Traceback (most recent call last):")
+    if traceback and lines.strip():
+        text = f"{before} {lines.strip().splitlines()[-1]}"
     words = " ".join(text.split())
     return words if len(words) <= LONG else f"{words[: LONG // 3]} ... {words[-LONG * 2 // 3 :]}"
 

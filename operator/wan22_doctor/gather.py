@@ -21,6 +21,7 @@ PROGRAM_SECONDS = 8.0
 """How long a program in a pod may take, the request excepted."""
 SMALL = {"prompt": "a lighthouse at dusk", "width": 256, "height": 256, "num_frames": 5, "num_inference_steps": 2}
 """The request: small, whatever the model."""
+WEBHOOK_TRIES = 4
 REFUSED_COUNT = "the-doctor-asks"
 """A count that the webhook must refuse."""
 _RAY = f"/apis/{names.GROUP}/{names.VERSION}"
@@ -224,7 +225,13 @@ class _Looks:
         if not target.obj.managed:
             raise NotSeenError(NotSeen("the object is not managed, so no webhook looks at it", "", Cause.OFF))
         path = f"{_RAY}/namespaces/{self._cluster.namespace}/{names.PLURALS[target.obj.kind]}/{target.obj.name}"
-        return await self._cluster.refusal(path, {"metadata": {"annotations": {names.TOTAL_WORKERS: REFUSED_COUNT}}})
+        body = {"metadata": {"annotations": {names.TOTAL_WORKERS: REFUSED_COUNT}}}
+        for _ in range(WEBHOOK_TRIES - 1):
+            # Right after the operator's pods were made anew, the way to them takes a moment.
+            if said := await self._cluster.refusal(path, body):
+                return said
+            await asyncio.sleep(1)
+        return await self._cluster.refusal(path, body)
 
     # The pods from inside
 

@@ -122,7 +122,7 @@ def test_redis_with_another_password(standing: Release, doctor: Doctor) -> None:
         report = doctor(standing.namespace, "--no-request")
     finally:
         redis(standing, '-a other --no-auth-warning config set requirepass "$REDISCLI_AUTH"')
-    report.says("Redis has another password", "Redis", "WRONGPASS")
+    report.says("Redis has another password", "Redis", "from the head pod: AuthenticationError")
     assert report.wrong().keys() == {"Redis"}, str(report)
 
 
@@ -145,8 +145,9 @@ def test_redis_that_is_away(standing: Release, doctor: Doctor) -> None:
         report = doctor(standing.namespace)
     finally:
         scale(standing, "statefulset/wan22-redis", 1)
-    report.says("Redis is away", "Redis", "from the head pod")
-    assert report.wrong().keys() <= {"Redis", "API"}, str(report)
+    report.says("Redis is away", "Redis", "wan22-redis:6379 from")
+    # Ray's head ends where it loses Redis, and comes back with it.
+    assert report.wrong().keys() <= {"Redis", "API", "Ray", "pods", "cluster", "import path"}, str(report)
     assert report.of("request")["result"] == "not checked"
 
 
@@ -186,7 +187,8 @@ def test_an_operator_that_is_away_and_what_slips_in_meanwhile(standing: Release,
         patch(standing, whole)
         report.says("a misspelt key in serveConfigV2", "serveConfigV2", "import_pth", "line")
     standing.until_ready(2)
-    assert doctor(standing.namespace, "--no-request").wrong() == {}
+    report = doctor(standing.namespace, "--no-request")
+    assert report.wrong() == {}, str(report)
 
 
 def patch(release: Release, serve_config: str) -> None:
@@ -216,8 +218,13 @@ def test_a_model_and_a_storage_that_are_not_there(release: Release, doctor: Doct
     release.install(
         "totalWorkers=1",
         "model.path=/nowhere/model",
-        "storage.uri=file:///nowhere/videos",
-        "storage.persistence.enabled=false",
+        # The claim of the videos once more, where nothing can be written.
+        "storage.uri=file:///readonly/videos",
+        "extraVolumes[0].name=readonly",
+        "extraVolumes[0].persistentVolumeClaim.claimName=wan22-videos",
+        "extraVolumeMounts[0].name=readonly",
+        "extraVolumeMounts[0].mountPath=/readonly",
+        "extraVolumeMounts[0].readOnly=true",
         wait=False,
     )
 
@@ -227,7 +234,7 @@ def test_a_model_and_a_storage_that_are_not_there(release: Release, doctor: Doct
 
     report = until("model, storage and Serve are named", named, 240, every=2)
     report.says("a model folder that is not mounted", "model", "'/nowhere/model' does not exist")
-    report.says("a storage that cannot be written", "storage", "file:///nowhere/videos", "Permission denied")
+    report.says("a storage that cannot be written", "storage", "file:///readonly/videos", "Read-only file system")
     report.says("so the application does not deploy", "Serve", "MODEL_PATH")
     assert report.wrong().keys() <= {"model", "storage", "Serve", "API", "cluster", "pods"}, str(report)
     assert report.of("request")["result"] == "not checked"
@@ -235,7 +242,7 @@ def test_a_model_and_a_storage_that_are_not_there(release: Release, doctor: Doct
 
 def small(namespace: str, *, secured: bool) -> Json:
     """Return a RayService of an image that is nowhere, with more GPUs than any node has."""
-    body = ray_service(namespace, gpus=99, image="localhost/nowhere:1", managed=False)
+    body = ray_service(namespace, gpus=64, image="localhost/nowhere:1", managed=False)
     cluster = body["spec"]["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]

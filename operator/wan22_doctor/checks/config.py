@@ -44,8 +44,10 @@ def _counts(serve_config: str) -> str:
 def application(found: Json) -> Iterator[Finding]:
     """Judge what importing it in the head pod's image gave."""
     for problem in found["problems"][:SHOWN]:
+        # It goes on with what to do where it is run by hand.
         yield failed(
-            f"in the image: {problem}", "correct import_path, or build an image that has the module (image.repository)"
+            f"in the image: {problem.partition('; ')[0]}",
+            "correct import_path, or build an image that has the module (image.repository)",
         )
     if not found["problems"]:
         yield ok("imported and built in the head pod" if found["built"] else "imported in the head pod")

@@ -3,6 +3,8 @@
 import os
 import socket
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,26 @@ POINTER_BYTES = 1024
 
 def main(device: str, marker: str, seconds: float = 6) -> dict[str, Any]:
     """Look at what a rank in this pod would use. ``marker`` names the file that is written and deleted."""
-    return {
-        "torch": _torch(device),
-        "model": _model(),
-        "storage": _storage(marker),
-        "redis": _redis(seconds),
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "torch": lambda: _torch(device),
+        "model": _model,
+        "storage": lambda: _storage(marker),
+        "redis": lambda: _redis(seconds),
     }
+    pool = ThreadPoolExecutor(len(parts))
+    answers = {name: pool.submit(part) for name, part in parts.items()}
+    deadline = time.monotonic() + seconds
+    return {name: _in_time(name, answer, deadline - time.monotonic(), seconds) for name, answer in answers.items()}
+
+
+def _in_time(name: str, answer: "Future[dict[str, Any]]", left: float, seconds: float) -> dict[str, Any]:
+    """Return an answer, or that it took too long: an object store that does not answer must not hide the rest."""
+    try:
+        return answer.result(timeout=max(0.0, left))
+    except TimeoutError:
+        about = {"torch": {"version": _version("torch")}, "model": {"path": os.environ.get("MODEL_PATH", "")}}
+        about |= {"storage": {"uri": os.environ.get("STORAGE_URI", "")}, "redis": {"server": "Redis"}}
+        return about[name] | {"error": f"no answer within {seconds:g} s"}
 
 
 def _torch(device: str) -> dict[str, Any]:
