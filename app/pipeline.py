@@ -44,6 +44,8 @@ class Pipeline:
         self.model = ModelFolder.read(model_path)
         self._device = device
         self._parallelism: Parallelism | None = None
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         self._pipeline = _load(resolve(model_path), device)
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
@@ -159,7 +161,8 @@ class Pipeline:
 
 def _load(folder: Any, device: torch.device) -> Any:
     try:
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type))
+        # Straight to the device: a copy per rank in the machine's memory first would be hundreds of GB for 8 ranks.
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type), device_map=device.type)
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(

@@ -30,11 +30,11 @@ from tests.ports import free_port
 RESULTS = Path(__file__).with_name("results.json")
 SERVICE = {
     "service": Speed(),
-    "service-auto-attention": Speed(attention_backend="auto"),
     "service-compiled": Speed(attention_backend="auto", compile_blocks=True),
-    "service-fp8": Speed(fp8_linear=True),
-    "service-cached": Speed(step_cache="taylorseer"),
-    "service-fp8-cached": Speed(fp8_linear=True, step_cache="taylorseer"),
+    "service-fp8": Speed(attention_backend="auto", compile_blocks=True, fp8_linear=True),
+    "service-fp8-cached": Speed(
+        attention_backend="auto", compile_blocks=True, fp8_linear=True, step_cache="taylorseer"
+    ),
 }
 BY_HAND = {"torchrun-same": "same", "torchrun-eager": "eager"}
 

@@ -49,7 +49,7 @@ def same(folder: str, device: torch.device) -> Make:
 
 def eager(folder: str, device: torch.device) -> Make:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type)).to(device)
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type), device_map=device.type)
     pipeline.set_progress_bar_config(disable=True)
     if _world() > 1:
         for transformer in (pipeline.transformer, getattr(pipeline, "transformer_2", None)):

@@ -71,7 +71,7 @@ def train(
         clean, text = _batch(examples, stretch.batch, settings.drop_prompt, generator)
         # Padding takes attention away from the words, so training begins with little of it. Later one step in four
         # stays short: a caller may ask for a shorter maximum than the pipeline's own.
-        if start is not None or (number > stretch.steps // 2 and number % 4):
+        if (start is not None or number > stretch.steps // 2) and number % 4:
             text = F.pad(text, (0, 0, 0, _PROMPT_LENGTH - text.shape[1]))
         level = _levels(len(clean), settings.flow_shift, levels, generator)
         noise = torch.randn(clean.shape, device=device, generator=generator)
@@ -90,7 +90,10 @@ def train(
         # A young average would remember the first weights for too long.
         torch._foreach_lerp_(averages, weights, 1 - min(_EMA_DECAY, (number + 1) / (number + 10)))
 
-    return average, descend(name, [model], step, stretch.steps, stretch.rate, follow)
+    matrices = [weight for name, weight in model.blocks.named_parameters() if weight.ndim == 2]
+    import os
+    muon = os.environ.get("ARM") == "muon"
+    return average, descend(name, [model], step, stretch.steps, stretch.rate, follow, matrices=matrices if muon else [])
 
 
 def _calm(model: Any) -> Any:

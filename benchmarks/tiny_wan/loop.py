@@ -32,8 +32,9 @@ def descend(
     rate: float,
     after_step: Callable[[int], None] = lambda _: None,
     points: int = 60,
+    matrices: list[nn.Parameter] | None = None,
 ) -> Curve:
-    """Run ``steps`` steps of AdamW with warm-up and a cosine to zero, and return the losses.
+    """Run ``steps`` steps with warm-up and a cosine to zero, and return the losses.
 
     Args:
         name: the curve's name.
@@ -43,21 +44,23 @@ def descend(
         rate: the highest learning rate.
         after_step: called with the step's number once the weights have moved.
         points: how many averages the curve holds.
+        matrices: those of the parameters that Muon trains (https://kellerjordan.github.io/posts/muon/); AdamW trains
+            the others.
     """
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
-    fused = parameters[0].is_cuda
-    optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
+    optimisers = _optimisers(parameters, matrices or [], rate)
     warm_up = min(200, max(1, steps // 10))
     curve, started = Curve(name), time.monotonic()
     sums: dict[str, Tensor] = {}
     every = max(1, steps // points)
     for number in range(steps):
         share = max(0.0, number - warm_up) / max(1, steps - warm_up)
-        for group in optimiser.param_groups:
+        for group in (group for optimiser in optimisers for group in optimiser.param_groups):
             group["lr"] = rate * min(1.0, (number + 1) / warm_up) * 0.5 * (1 + math.cos(math.pi * share))
         losses = step(number)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         after_step(number)
         # Summed on the device: reading each loss would stop the GPU at every step.
         for key, value in losses.items():
@@ -72,3 +75,14 @@ def descend(
                 print(f"{name} step {number + 1}/{steps} {last} {time.monotonic() - started:.0f} s", flush=True)
     curve.seconds = time.monotonic() - started
     return curve
+
+
+def _optimisers(parameters: list[nn.Parameter], matrices: list[nn.Parameter], rate: float) -> list[torch.optim.Optimizer]:
+    chosen = {id(matrix) for matrix in matrices}
+    others = [parameter for parameter in parameters if id(parameter) not in chosen]
+    fused = others[0].is_cuda
+    adam = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
+    if not matrices:
+        return [adam]
+    # Its steps scaled to the size of Adam's, so that one learning rate serves both.
+    return [adam, torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
