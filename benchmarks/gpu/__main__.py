@@ -45,7 +45,7 @@ def main(words: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="wan22-gpu-", dir=arguments.scratch) as scratch:
         for name in arguments.work:
             work = WORKS[name]
-            folder = write_model(work, Path(scratch, name), torch.device(device))
+            folder = write_model(work, Path(arguments.models or scratch), torch.device(device))
             for ranks in arguments.gpus:
                 for system in arguments.systems:
                     row = _measure(work, folder, ranks, system, arguments.steps, device, Path(scratch))
@@ -63,7 +63,8 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", choices=systems, default=systems)
     parser.add_argument("--steps", nargs=2, type=int, metavar=("FEW", "MANY"), help="default: the work's half and all")
     parser.add_argument("--results", type=Path, help=f"default: {RESULTS.name} beside this program")
-    parser.add_argument("--scratch", type=Path, help="where the models go: 45 GB for A14B")
+    parser.add_argument("--models", type=Path, help="keep the models here, 45 GB for A14B, and use what is here")
+    parser.add_argument("--scratch", type=Path, help="for videos, and models that are not kept")
     arguments = parser.parse_args(words)
     if not gpus and set(arguments.work) != {"tiny"}:
         parser.error("argument --work: torch sees no GPU here; without one only tiny is measured, to try this program")
@@ -86,9 +87,14 @@ def _measure(
         if system in BY_HAND:
             seconds = _by_hand(BY_HAND[system], folder, work, ranks, [few, many])
         else:
-            with service.running(folder, scratch, ranks, device, SERVICE[system]) as client:
-                seconds, gaps = service.videos(client, work, [few, many])
-            more["idle_gap_ms"] = 1000 * max(gaps)
+            with service.running(folder, scratch, ranks, device, SERVICE[system]) as running:
+                videos = service.videos(running.client, work, [few, many])
+            seconds = videos.each
+            more = {
+                "ready_seconds": running.ready_seconds,
+                "first_task_seconds": videos.first,
+                "idle_gap_ms": 1000 * max(videos.gaps),
+            }
     step = (seconds[1] - seconds[0]) / (many - few)
     row = {
         "work": work.name,

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -21,9 +22,29 @@ from tests.waiting import until
 _LONGEST_VIDEO_SECONDS = 3600
 
 
+@dataclass(frozen=True)
+class Running:
+    """A service whose gang is complete."""
+
+    client: httpx.Client
+    ready_seconds: float
+    """From the deployment to the complete gang, the model loaded by every rank."""
+
+
+@dataclass(frozen=True)
+class Videos:
+    """What some videos took, in seconds."""
+
+    first: float
+    """The one that is not counted."""
+    each: list[float]
+    gaps: list[float]
+    """From the end of each task to the start of the next."""
+
+
 @contextmanager
-def running(folder: Path, scratch: Path, ranks: int, device: Device, speed: Speed) -> Iterator[httpx.Client]:
-    """Start the service and yield a client once its gang is complete; everything ends with it."""
+def running(folder: Path, scratch: Path, ranks: int, device: Device, speed: Speed) -> Iterator[Running]:
+    """Start the service and yield it once its gang is complete; everything ends with it."""
     from app.serve_app import app
 
     redis = EmbeddedRedis().start()
@@ -40,19 +61,18 @@ def running(folder: Path, scratch: Path, ranks: int, device: Device, speed: Spee
         port = free_port()
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         arguments = AppArgs(total_workers=ranks, device=device, **speed.model_dump())
+        began = time.monotonic()
         serve.run(app(arguments), name=APPLICATION, route_prefix="/")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client
+            until("the gang", lambda: client.get("/readyz").is_success, _LONGEST_VIDEO_SECONDS, every=0.2)
+            yield Running(client, time.monotonic() - began)
     finally:
         ray.shutdown()
         redis.stop()
 
 
-def videos(client: httpx.Client, work: Work, steps: list[int]) -> tuple[list[float], list[float]]:
-    """Return the seconds of a video for each count of steps, and those from the end of each task to the next's start.
-
-    They are all queued at once, after one that is not counted.
-    """
+def videos(client: httpx.Client, work: Work, steps: list[int]) -> Videos:
+    """Make a video for each count of steps; all are queued at once, after one that is not counted."""
     names = [f"bench-{number}-{time.monotonic_ns()}" for number in range(len(steps) + 1)]
     for name, count in zip(names, [steps[0], *steps], strict=True):
         client.post("/generate", json={"task_id": name} | work.request(count)).raise_for_status()
@@ -65,9 +85,9 @@ def videos(client: httpx.Client, work: Work, steps: list[int]) -> tuple[list[flo
     for task in tasks:
         if task["status"] != "succeeded":
             raise RuntimeError(f"task {task['task_id']} {task['status']}: {task['error']}")
-    seconds = [_time(task["finished_at"]) - _time(task["started_at"]) for task in tasks[1:]]
+    seconds = [_time(task["finished_at"]) - _time(task["started_at"]) for task in tasks]
     gaps = [_time(after["started_at"]) - _time(before["finished_at"]) for before, after in itertools.pairwise(tasks)]
-    return seconds, gaps
+    return Videos(seconds[0], seconds[1:], gaps)
 
 
 def _time(text: str) -> float:

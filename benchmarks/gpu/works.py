@@ -14,6 +14,7 @@ from app.skeleton import components, skeleton
 from app.tiny_model import write_tiny_model
 
 _TEXT_TOKENS = 512
+_COMPLETE = ".complete"
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,15 @@ WORKS = {
 }
 
 
-def write_model(work: Work, folder: Path, device: torch.device) -> Path:
+def write_model(work: Work, models: Path, device: torch.device) -> Path:
     """Write the model of ``work`` with random weights and return its folder: the same arithmetic, no pictures.
 
-    Where there are two experts, the second is a link to the first: they differ in nothing that is measured.
+    Where there are two experts, the second is a link to the first: they differ in nothing that is measured. A folder
+    of ``models`` that was written to its end before is taken as it is.
     """
+    folder = models / (work.model or "tiny").split("/")[-1]
+    if (folder / _COMPLETE).exists():
+        return folder
     tiny = write_tiny_model(folder)
     if work.model is None:
         return folder
@@ -76,6 +81,7 @@ def write_model(work: Work, folder: Path, device: torch.device) -> Path:
         del module
     _write_index(tiny, index)
     (folder / "wan22.json").unlink()
+    (folder / _COMPLETE).touch()
     return folder
 
 

@@ -91,9 +91,7 @@ def train(
         torch._foreach_lerp_(averages, weights, 1 - min(_EMA_DECAY, (number + 1) / (number + 10)))
 
     matrices = [weight for name, weight in model.blocks.named_parameters() if weight.ndim == 2]
-    import os
-    muon = os.environ.get("ARM") == "muon"
-    return average, descend(name, [model], step, stretch.steps, stretch.rate, follow, matrices=matrices if muon else [])
+    return average, descend(name, [model], step, stretch.steps, stretch.rate, follow, matrices=matrices)
 
 
 def _calm(model: Any) -> Any:

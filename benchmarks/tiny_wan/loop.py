@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.tiny_wan.muon import StackedMuon
+
 
 @dataclass
 class Curve:
@@ -77,12 +79,13 @@ def descend(
     return curve
 
 
-def _optimisers(parameters: list[nn.Parameter], matrices: list[nn.Parameter], rate: float) -> list[torch.optim.Optimizer]:
+def _optimisers(
+    parameters: list[nn.Parameter], matrices: list[nn.Parameter], rate: float
+) -> list[torch.optim.Optimizer]:
     chosen = {id(matrix) for matrix in matrices}
     others = [parameter for parameter in parameters if id(parameter) not in chosen]
     fused = others[0].is_cuda
     adam = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
     if not matrices:
         return [adam]
-    # Its steps scaled to the size of Adam's, so that one learning rate serves both.
-    return [adam, torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
+    return [adam, StackedMuon(matrices, rate)]

@@ -35,9 +35,9 @@ class Training:
     transformer: Stretch = Stretch(8000, 512, 2e-3)
     expert: Stretch = Stretch(800, 512, 6e-4)
     """Of each expert, from the single transformer's weights, on its own noise levels."""
-    further_transformer: Stretch = Stretch(12000, 256, 1.2e-3)
+    further_transformer: Stretch = Stretch(9000, 256, 1.2e-3)
     """What ``--further`` adds to a finished training; its experts start anew from the transformer."""
-    further_expert: Stretch = Stretch(4000, 256, 8e-4)
+    further_expert: Stretch = Stretch(3500, 256, 8e-4)
     drop_prompt: float = 0.12
     """Share of clips that train without their prompt, for classifier-free guidance."""
     flow_shift: float = 3.0

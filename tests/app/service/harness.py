@@ -147,7 +147,7 @@ def _title(process: psutil.Process) -> str:
 
 
 @contextmanager
-def running_cluster(redis: EmbeddedRedis, model: Path, videos: Path) -> Iterator[Service]:
+def running_cluster(redis: EmbeddedRedis, model: Path, videos: Path, gpus: int = 0) -> Iterator[Service]:
     """Start Ray with nothing deployed; end it, and every process of it, afterwards."""
     environment = {
         "MODEL_PATH": str(model),
@@ -164,7 +164,7 @@ def running_cluster(redis: EmbeddedRedis, model: Path, videos: Path) -> Iterator
     try:
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": HEAD_CPUS, "include_dashboard": True, "dashboard_port": 0, "num_gpus": 0},
+            head_node_args={"num_cpus": HEAD_CPUS, "include_dashboard": True, "dashboard_port": 0, "num_gpus": gpus},
         )
         ray.init(address=cluster.address, log_to_driver=False)
         with httpx.Client(base_url=f"http://127.0.0.1:{free_port()}", timeout=20) as http:
