@@ -82,6 +82,10 @@ class Release:
         items = self.cluster.api.request("GET", f"{self._ray}/rayclusters")["items"]
         return [item["metadata"]["name"] for item in items]
 
+    def cluster_meta(self, name: str) -> Json:
+        """Return the metadata of a RayCluster of the namespace."""
+        return dict(self.cluster.api.request("GET", f"{self._ray}/rayclusters/{name}")["metadata"])
+
     def pods(self, component: str = "") -> list[Json]:
         """Return the release's pods: all, or ``ray-head``, ``ray-worker``, ``redis`` or ``operator``."""
         selector = f"app.kubernetes.io/instance={self.name}"

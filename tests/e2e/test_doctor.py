@@ -218,13 +218,12 @@ def test_a_model_and_a_storage_that_are_not_there(release: Release, doctor: Doct
     release.install(
         "totalWorkers=1",
         "model.path=/nowhere/model",
-        # The claim of the videos once more, where nothing can be written.
+        # A ConfigMap that every namespace has: nothing can be written where it is mounted.
         "storage.uri=file:///readonly/videos",
         "extraVolumes[0].name=readonly",
-        "extraVolumes[0].persistentVolumeClaim.claimName=wan22-videos",
+        "extraVolumes[0].configMap.name=kube-root-ca.crt",
         "extraVolumeMounts[0].name=readonly",
         "extraVolumeMounts[0].mountPath=/readonly",
-        "extraVolumeMounts[0].readOnly=true",
         wait=False,
     )
 

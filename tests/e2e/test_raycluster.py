@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,9 +16,11 @@ SETTINGS = ("kind=RayCluster", "totalWorkers=2", "gpusPerWorker=1")
 
 
 @pytest.fixture
-def release(cluster: Cluster, namespace: str) -> Release:
+def release(cluster: Cluster, namespace: str) -> Iterator[Release]:
     """A release that the test installs, of a RayCluster."""
-    return Release(cluster, namespace, kind="RayCluster")
+    release = Release(cluster, namespace, kind="RayCluster")
+    yield release
+    release.close()
 
 
 def test_serve_run_by_hand_then_the_operator(cluster: Cluster, release: Release) -> None:

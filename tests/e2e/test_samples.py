@@ -34,6 +34,7 @@ def test_an_applied_rayservice_is_filled_in_and_resized(cluster: Cluster, releas
     cluster.apply(*objects, namespace=release.namespace)
     sample = Release(cluster, release.namespace, "sample")
     sample.object = "wan22-rayservice"
+    sample.http.close()
     sample.http = cluster.service(release.namespace, "wan22-rayservice-serve-svc", 8000)
     until("its gang stands", lambda: [gang["have"] for gang in sample.gangs()] == [2], 240, every=1)
     assert sample.make("applied")["attempt"] == 1

@@ -26,9 +26,8 @@ Usage: {{- include "wan22.clusterSpec" . | nindent 4 }}
 {{- define "wan22.clusterSpec" -}}
 rayVersion: {{ .Values.ray.version | quote }}
 enableInTreeAutoscaling: false
-{{- if .Values.ray.suspend }}
-suspend: true
-{{- end }}
+{{- /* False must be said: where it is missing, KubeRay leaves a suspended cluster as it is. */}}
+suspend: {{ .Values.ray.suspend }}
 {{- if .Values.ray.auth.enabled }}
 authOptions:
   mode: token
