@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.tiny_wan import generation, options, pictures, reader, scoring
+from app.config import Speed
+from benchmarks.tiny_wan import generation, pictures, reader, scoring
 
 
 def main() -> None:
@@ -31,8 +32,10 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, help="denoising steps; the folder's default if left out")
     parser.add_argument("--guidance", type=float, help="guidance scale; the folder's default if left out")
-    parser.add_argument("--cache", choices=sorted(options.CACHES), help="a step cache")
-    parser.add_argument("--fp8", action="store_true", help="round the blocks' weights to float8 (computing in float32)")
+    parser.add_argument(
+        "--step-cache", choices=("off", "taylorseer"), default="off", help="as the service's step_cache"
+    )
+    parser.add_argument("--fp8-linear", action="store_true", help="as the service's fp8_linear")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; several ranks are for cpu")
     parser.add_argument("--batch", type=int, default=4, help="videos made at a time")
@@ -56,8 +59,8 @@ def _read(video: Path) -> dict[str, Any]:
 def _score(arguments: argparse.Namespace) -> dict[str, Any]:
     prompts = [line.strip() for line in arguments.prompts.read_text().splitlines() if line.strip()]
     request = generation.Request(
-        arguments.model, prompts, arguments.seed, arguments.steps, arguments.guidance, arguments.cache, arguments.fp8,
-        arguments.batch, arguments.device,
+        arguments.model, prompts, arguments.seed, arguments.steps, arguments.guidance,
+        Speed(step_cache=arguments.step_cache, fp8_linear=arguments.fp8_linear), arguments.batch, arguments.device,
     )  # fmt: skip
     made, seconds = generation.generate(request, arguments.ranks)
     result = scoring.score(prompts, made)
@@ -71,8 +74,8 @@ def _score(arguments: argparse.Namespace) -> dict[str, Any]:
         "ranks": arguments.ranks,
         "steps": request.steps or default["num_inference_steps"],
         "guidance": default["guidance_scale"] if request.guidance is None else request.guidance,
-        "cache": request.cache,
-        "fp8_weights": request.fp8,
+        "step_cache": request.speed.step_cache,
+        "fp8_linear": request.speed.fp8_linear,
         "seed": request.seed,
         "machine": f"one {torch.cuda.get_device_name()}" if on_gpu else "CPU",
         "seconds_per_video": round(seconds / len(prompts), 2),

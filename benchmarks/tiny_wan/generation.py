@@ -5,7 +5,7 @@ import os
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch.distributed as dist
 from diffusers import DiffusionPipeline
 from torch.multiprocessing.spawn import spawn
 
+from app import speed
+from app.config import Speed
 from app.parallel import Parallelism
 from app.plan import Plan
-from benchmarks.tiny_wan import options
 from benchmarks.tiny_wan.reader import Frames
 
 
@@ -31,9 +32,8 @@ class Request:
     """Video number i starts from seed + i, whatever the batch and the number of ranks."""
     steps: int | None = None
     guidance: float | None = None
-    cache: str | None = None
-    """One of ``options.CACHES``."""
-    fp8: bool = False
+    speed: Speed = field(default_factory=Speed)
+    """What trades quality for speed, as the service's own arguments do."""
     batch: int = 4
     device: str = "cpu"
 
@@ -63,12 +63,12 @@ def load(request: Request) -> Any:
     """Load the pipeline in float32 and put the request's options on it."""
     pipeline = DiffusionPipeline.from_pretrained(request.model, dtype=torch.float32).to(request.device)
     pipeline.set_progress_bar_config(disable=True)
-    transformers = [part for part in (pipeline.transformer, pipeline.transformer_2) if part is not None]
-    if request.fp8:
-        options.round_weights_to_fp8(transformers)
-    if request.cache:
-        options.enable_cache(transformers, request.cache)
+    speed.apply(request.speed, _transformers(pipeline), torch.device(request.device))
     return pipeline
+
+
+def _transformers(pipeline: Any) -> list[Any]:
+    return [part for part in (pipeline.transformer, pipeline.transformer_2) if part is not None]
 
 
 def defaults(model: Path) -> dict[str, Any]:
@@ -83,6 +83,7 @@ def _make(request: Request, pipeline: Any) -> tuple[list[Frames], float]:
     started = time.monotonic()
     for start in range(0, len(request.prompts), request.batch):
         prompts = request.prompts[start : start + request.batch]
+        speed.begin_request(_transformers(pipeline))
         frames = pipeline(
             prompt=prompts,
             width=default["width"],
@@ -102,8 +103,7 @@ def _rank(rank: int, request: Request, ranks: int, port: int, folder: str) -> No
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
     try:
         pipeline = load(request)
-        transformers = [part for part in (pipeline.transformer, pipeline.transformer_2) if part is not None]
-        Parallelism(torch.device("cpu")).apply(Plan(ulysses=ranks), transformers)
+        Parallelism(torch.device("cpu")).apply(Plan(ulysses=ranks), _transformers(pipeline))
         videos, seconds = _make(request, pipeline)
         if rank == 0:
             np.savez(Path(folder) / "videos.npz", videos=np.stack(videos), seconds=seconds)

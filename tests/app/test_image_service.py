@@ -3,15 +3,13 @@
 import base64
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
-from tests.app.service.harness import LONG_TASK, Service, running_cluster
+from tests.app.service.harness import LONG_TASK, Service
 from tests.app.test_image import encoded
 
 PICTURE = encoded("PNG", (64, 64))
@@ -19,15 +17,19 @@ TEXT = base64.b64encode(PICTURE).decode()
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Two ranks of a model as I2V-A14B, deep enough that a fault falls into the middle of a task."""
-    model = write_tiny_model(tmp_path_factory.mktemp("models") / "image", two_experts=True, image="required", layers=12)
-    server = EmbeddedRedis().start()
-    with running_cluster(server, model, tmp_path_factory.mktemp("videos")) as service:
-        service.deploy(workers=2)
-        service.wait_for_gangs(workers=2)
-        yield service
-    server.stop()
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model as I2V-A14B, deep enough that a fault falls into the middle of a task."""
+    folder = tmp_path_factory.mktemp("models") / "image"
+    return write_tiny_model(folder, two_experts=True, image="required", layers=12)
+
+
+@pytest.fixture
+def service(service: Service, model: Path) -> Service:
+    """Two ranks of that model."""
+    service.deploy(workers=2, env={"MODEL_PATH": str(model)})
+    service.wait_until_running()
+    service.wait_for_gangs(workers=2)
+    return service
 
 
 def stored_images(service: Service, task_id: str) -> list[Path]:
@@ -68,7 +70,6 @@ def test_an_accepted_task_keeps_its_picture_when_its_gang_dies(service: Service)
 
 
 def test_a_picture_that_someone_removed_fails_its_task_alone(service: Service) -> None:
-    service.wait_for_gangs(workers=2)
     pids = service.rank_pids()
     service.submit("before", image=TEXT, **LONG_TASK)
     service.submit("lost", image=TEXT)

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +21,8 @@ from wan22_doctor.findings import Finding
 
 from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
-from tests.app.service.harness import ROOT, Service, running_cluster
+from tests.app.service.harness import ROOT, Service
 from tests.ports import free_port
-from tests.waiting import until
 
 Json = dict[str, Any]
 
@@ -45,16 +44,12 @@ def run(program: str, env: Mapping[str, str] | None = None, **arguments: object)
     return answer
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    model = write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
-    server = EmbeddedRedis().start()
-    with running_cluster(server, model, tmp_path_factory.mktemp("videos")) as service:
-        service.deploy(workers=2)
-        service.wait_for_gangs(workers=2)
-        until("Serve has deployed it", lambda: service.status().get("status") == "RUNNING", 60)
-        yield service
-    server.stop()
+@pytest.fixture
+def service(service: Service) -> Service:
+    service.deploy(workers=2)
+    service.wait_until_running()
+    service.wait_for_gangs(workers=2)
+    return service
 
 
 @pytest.fixture
@@ -62,7 +57,7 @@ def pod(service: Service, tmp_path: Path) -> dict[str, str]:
     """The environment of a pod of the service."""
     return {
         "REDIS_URL": service.redis.url,
-        "MODEL_PATH": os.environ["MODEL_PATH"],
+        "MODEL_PATH": str(service.model),
         "STORAGE_URI": (tmp_path / "videos").as_uri(),
         "RAY_AUTH_MODE": "disabled",
     }
@@ -78,8 +73,8 @@ def head(service: Service, pod: Mapping[str, str]) -> Json:
 
 def test_the_head_answers_for_ray_serve_the_app_and_redis(service: Service, pod: dict[str, str]) -> None:
     found = head(service, pod)
-    (node,) = serve.rows_of(found["nodes"]) or []
-    assert (node["state"], node["is_head_node"]) == ("ALIVE", True)
+    (node,) = [node for node in serve.rows_of(found["nodes"]) or [] if node["state"] == "ALIVE"]
+    assert node["is_head_node"]
     assert serve.rows_of(found["waiting"]) == []
     assert found["versions"]["ray"] == ray.__version__
     assert results(gangs.gangs(found)) == ["ok"]
@@ -178,8 +173,8 @@ def test_a_model_that_begins_from_a_picture_is_given_one(
 ) -> None:
     model = write_tiny_model(tmp_path_factory.mktemp("models") / "from-a-picture", image="required")
     service.deploy(workers=1, env={"MODEL_PATH": str(model)})
+    service.wait_until_running()
     service.wait_for_gangs(workers=1, seconds=180)
-    until("Serve has deployed it", lambda: service.status().get("status") == "RUNNING", 180)
     body = {"task_id": "doctor-3", "width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 2, "seed": 1}
     found = run("request", pod, service=url(service), body=body, seconds=50)
     assert results(request.request(found, {})) == ["ok"]

@@ -45,12 +45,11 @@ spec:
       {{- end }}
       resources:
         {{- toYaml .resources | nindent 8 }}
-      {{- if .group.preStopSeconds }}
+      {{- /* KubeRay starts Ray from a shell, which passes no signal on: without ray stop a pod takes its whole grace. */}}
       lifecycle:
         preStop:
           exec:
-            command: [sleep, {{ int .group.preStopSeconds | quote }}]
-      {{- end }}
+            command: [sh, -c, {{ printf "sleep %d; ray stop" (int (.group.preStopSeconds | default 0)) | quote }}]
       securityContext:
         {{- $ipcLock := and (not $head) $values.nccl.ipcLock }}
         {{- include "wan22.containerSecurity" (dict "capabilities" ($ipcLock | ternary (list "IPC_LOCK") list)) | nindent 8 }}

@@ -47,6 +47,7 @@ class Service:
     http: httpx.Client
     redis: EmbeddedRedis
     cluster: Cluster
+    model: Path
     videos: Path
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -94,6 +95,10 @@ class Service:
     def gang(self) -> dict[str, Any]:
         (gang,) = self.gangs()
         return gang
+
+    def wait_until_running(self, seconds: float = 180) -> None:
+        """Wait until Serve has put the last deployed config into effect."""
+        until("Serve has deployed it", lambda: self.status().get("status") == "RUNNING", seconds)
 
     def wait_for_gangs(self, *, workers: int, gangs: int = 1, seconds: float = 90) -> list[dict[str, Any]]:
         def formed() -> list[dict[str, Any]]:
@@ -156,6 +161,8 @@ def running_cluster(redis: EmbeddedRedis, model: Path, videos: Path, gpus: int =
         "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "disabled",
         "RAY_health_check_period_ms": "1000",
+        # A deployment that cannot start says so after one try; by default Serve tries three times.
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
         # Ray runs its workers at niceness 15; beside other work they would starve, and deadlines with them.
         "RAY_worker_niceness": "0",
     }
@@ -168,7 +175,7 @@ def running_cluster(redis: EmbeddedRedis, model: Path, videos: Path, gpus: int =
         )
         ray.init(address=cluster.address, log_to_driver=False)
         with httpx.Client(base_url=f"http://127.0.0.1:{free_port()}", timeout=20) as http:
-            yield Service(f"http://{cluster.head_node.webui_url}", http, redis, cluster, videos)
+            yield Service(f"http://{cluster.head_node.webui_url}", http, redis, cluster, model, videos)
         ray.shutdown()
         cluster.shutdown()
     finally:

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.config import Speed
 from benchmarks.tiny_wan import folder, generation
 from benchmarks.tiny_wan.scoring import score
 
@@ -47,3 +49,20 @@ def test_held_out_prompts_in_both_languages_get_their_colours_and_direction(mode
     videos, _ = generation.generate(generation.Request(model, PROMPTS))
     scores = score(PROMPTS, videos)
     assert (scores["colour"], scores["direction"]) == (1, 1), scores["rows"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"speed": Speed(fp8_linear=True)},
+        {"speed": Speed(step_cache="taylorseer")},
+        {"speed": Speed(step_cache="taylorseer", fp8_linear=True)},
+        {"steps": 7},
+    ],
+    ids=["fp8", "cached", "fp8-cached", "fewer-steps"],
+)
+def test_what_trades_quality_for_speed_still_draws_what_is_asked(changes: dict[str, Any]) -> None:
+    videos, _ = generation.generate(generation.Request(FOLDERS[1], PROMPTS, **changes))
+    scores = score(PROMPTS, videos)
+    assert (scores["colour"], scores["direction"], scores["shape"]) == (1, 1, 1), scores["rows"]

@@ -1,4 +1,4 @@
-"""One Ray cluster serves all tests of this folder; each test changes the application on it as far as it needs to."""
+"""One Ray cluster for the whole run; each test changes the application on it as far as it needs to."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from app.tiny_model import write_tiny_model
 from tests.app.service.harness import Service, running_cluster
 
 
-@pytest.fixture(scope="package")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     # Deeper than the other tests' model: a step takes long enough for a fault to fall into the middle of a task.
     model = write_tiny_model(tmp_path_factory.mktemp("models") / "deep", layers=24)
     # A server of its own: its dispatchers would take the tasks of the store's tests.
@@ -25,16 +25,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def service(cluster: Service) -> Iterator[Service]:
+def service(ray_cluster: Service) -> Iterator[Service]:
     """The service with an empty store. What a test deployed stays up: the next deploy changes only what differs."""
-    with redis.Redis.from_url(cluster.redis.url) as client:
+    with redis.Redis.from_url(ray_cluster.redis.url) as client:
         for key in client.scan_iter("wan22:*"):
             name = key.decode()
             if name.startswith(
                 ("wan22:task", "wan22:queue", "wan22:leases", "wan22:out", "wan22:ended", "wan22:grace")
             ):
                 client.delete(key)
-    yield cluster
+    yield ray_cluster
     for process in psutil.Process().children(recursive=True):
         if process.status() == psutil.STATUS_STOPPED:
             os.kill(process.pid, signal.SIGCONT)
