@@ -23,6 +23,8 @@ from tools.node import host, images, place
 HERE = Path(__file__).parent
 TEST_SECONDS = 900
 _numbers = itertools.count(1)
+_leaving: list[str] = []
+"""Paths of namespaces on their way out; the next test need not wait for them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,6 +61,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         images.load(here)
         cluster = Cluster(here.kubeconfig, folder, [*values, HERE / "node-values.yaml"], here.log)
     yield cluster
+    until("every namespace of the tests is gone", lambda: not any(map(cluster.api.get, _leaving)), 240, every=0.5)
     cluster.stop()
 
 
@@ -132,5 +135,6 @@ def _remove(cluster: Cluster, namespace: str) -> None:
                 if item["metadata"].get("finalizers") and cluster.api.get(path):
                     cluster.api.merge(path, {"metadata": {"finalizers": []}})
     cluster.kubectl("delete", "pods", "--all", f"--namespace={namespace}", "--grace-period=1", "--wait=false")
-    cluster.api.delete(f"/api/v1/namespaces/{namespace}")
-    until(f"{namespace} is gone", lambda: cluster.api.get(f"/api/v1/namespaces/{namespace}") is None, 120, every=0.5)
+    path = f"/api/v1/namespaces/{namespace}"
+    cluster.api.delete(path)
+    _leaving.append(path)

@@ -229,7 +229,8 @@ def test_a_model_and_a_storage_that_are_not_there(release: Release, doctor: Doct
 
     def named() -> Report | None:
         report = doctor(release.namespace)
-        return report if {"model", "storage", "Serve"} <= report.wrong().keys() else None
+        wrong = report.wrong()
+        return report if {"model", "storage"} <= wrong.keys() and "MODEL_PATH" in str(wrong.get("Serve")) else None
 
     report = until("model, storage and Serve are named", named, 240, every=2)
     report.says("a model folder that is not mounted", "model", "'/nowhere/model' does not exist")
