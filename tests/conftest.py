@@ -16,7 +16,6 @@ from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
 from tests.app.service.harness import Service, running_cluster
 
-
 HERE = Path(__file__).parent
 
 
