@@ -90,7 +90,9 @@ def train(
         # A young average would remember the first weights for too long.
         torch._foreach_lerp_(averages, weights, 1 - min(_EMA_DECAY, (number + 1) / (number + 10)))
 
-    matrices = [weight for name, weight in model.blocks.named_parameters() if weight.ndim == 2]
+    # The shipped weights began with AdamW alone. From there, side by side, the loss was 0.176 after 3600 steps of Muon
+    # and 0.178 after 7200 of AdamW.
+    matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2] if start is not None else []
     return average, descend(name, [model], step, stretch.steps, stretch.rate, follow, matrices=matrices)
 
 
