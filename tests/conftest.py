@@ -19,6 +19,7 @@ from tests.app.service.harness import Service, running_cluster
 HERE = Path(__file__).parent
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep in one process what shares a Ray cluster, a control plane or a file's fixtures."""
     for item in items:
