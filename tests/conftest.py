@@ -1,12 +1,8 @@
-"""One Ray cluster for the whole run; each test changes the application on it as far as it needs to.
-
-`make test` runs two processes: what waits for Ray or for a control plane leaves a core to the other.
-"""
+"""One Ray cluster for the whole run; each test changes the application on it as far as it needs to."""
 
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,17 +11,6 @@ import redis
 from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
 from tests.app.service.harness import Service, running_cluster
-
-HERE = Path(__file__).parent
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process what shares a Ray cluster, a control plane or a file's fixtures."""
-    for item in items:
-        place = item.path.relative_to(HERE)
-        name = str(place.parent if place.parts[0] in ("control_plane", "charts") else place)
-        item.add_marker(pytest.mark.xdist_group("ray" if "ray_cluster" in getattr(item, "fixturenames", ()) else name))
 
 
 @pytest.fixture(scope="session")
