@@ -69,10 +69,14 @@ def resize(release: Release) -> None:
         gang = _until(lambda: [one["have"] for one in release.gangs()] == [workers]) - start  # noqa: B023
         release.until_ready(workers)
         ready = time.monotonic() - start
-        processes, model, group = _parts(release, grew=workers == 4)
-        rows.append((f"to {workers}", [pods, told - pods, gang - told, processes, model, group, gang, ready]))
-    names = ["pods run", "Ray nodes in, counts written", "Serve and gang", "of it: processes", "of it: model"]
-    names += ["of it: process group", "gang serves, in all", "pods settled, in all"]
+        rows.append((f"to {workers}", [pods, told - pods, gang - told, gang, ready]))
+    names = [
+        "pods run",
+        "Ray nodes in, counts written",
+        "Serve and gang",
+        "gang serves, in all",
+        "pods settled, in all",
+    ]
     best: Rows = []
     for way in ("to 4", "to 2"):
         rounds = [values for name, values in rows if name == way]
@@ -133,18 +137,6 @@ def _submitted(release: Release, name: str) -> bool:
     except (AssertionError, OSError):
         return False
     return True
-
-
-def _parts(release: Release, grew: bool) -> tuple[float, float, float]:
-    """Return what the leader logged of its last change: seconds for processes, model and process group."""
-    (gang,) = release.gangs()
-    (home,) = [node["ip"] for node in gang["nodes"] if node["leader"]]
-    (pod,) = [one["metadata"]["name"] for one in release.pods("ray-worker") if one["status"]["podIP"] == home]
-    script = "cat /tmp/ray/session_latest/logs/serve/replica_wan22_VideoGenerator_*"
-    text = release.cluster.execute(NAMESPACE, pod, "bash", "-c", script)
-    started = re.findall(r"ranks: processes ([\d.]+) s, model ([\d.]+) s", text)[-1] if grew else ("0", "0")
-    group = re.findall(r"process group of \d+: ([\d.]+) s", text)[-1]
-    return float(started[0]), float(started[1]), float(group)
 
 
 def _short(name: str) -> str:
