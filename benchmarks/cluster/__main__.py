@@ -67,6 +67,7 @@ def resize(release: Release) -> None:
         pods = _until(lambda: len(_running(release)) == 4) - start if workers == 4 else 0.0
         told = _until(lambda: release.annotation("active-workers") == str(workers)) - start  # noqa: B023
         gang = _until(lambda: [one["have"] for one in release.gangs()] == [workers]) - start  # noqa: B023
+        release.until_settled()
         release.until_ready(workers)
         ready = time.monotonic() - start
         rows.append((f"to {workers}", [pods, told - pods, gang - told, gang, ready]))
