@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -87,20 +87,27 @@ def results(findings: Iterable[Finding]) -> list[str]:
     return [finding.result if finding.result == "ok" else finding.evidence for finding in findings]
 
 
-def test_the_head_says_why_redis_is_of_no_use(service: Service, pod: dict[str, str]) -> None:
+@pytest.fixture
+def locked_redis() -> Iterator[EmbeddedRedis]:
+    redis = EmbeddedRedis().start()
+    yield redis
+    redis.stop()
+
+
+def test_the_head_says_why_redis_is_of_no_use(
+    service: Service, pod: dict[str, str], locked_redis: EmbeddedRedis
+) -> None:
     port = free_port()
     here = {"REDIS_URL": "", "REDIS_HOST": "127.0.0.1"}
-    locked = EmbeddedRedis().start()
-    Redis.from_url(locked.url).config_set("requirepass", "right")
+    Redis.from_url(locked_redis.url).config_set("requirepass", "right")
     for settings, error in (
         ({"REDIS_URL": ""}, "neither REDIS_URL nor REDIS_HOST is set"),
         (here | {"REDIS_PORT": str(port)}, "Connection refused"),
         (here | {"REDIS_PORT": "many"}, "REDIS_PORT"),
-        ({"REDIS_URL": locked.url}, "AuthenticationError"),
-        ({"REDIS_URL": locked.url.replace("redis://", "redis://:wrong@")}, "invalid username-password pair"),
+        ({"REDIS_URL": locked_redis.url}, "AuthenticationError"),
+        ({"REDIS_URL": locked_redis.url.replace("redis://", "redis://:wrong@")}, "invalid username-password pair"),
     ):
         assert error in head(service, pod | settings)["redis"]["error"]
-    locked.stop()
 
 
 def test_a_worker_reads_its_model_and_leaves_nothing_in_the_storage(pod: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,18 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+# Imported before the threads: of two that import at once, one may find a package that the other has half read.
+try:
+    import redis
+
+    from app.config import Environment
+except ImportError as error:
+    not_in_the_image = f"not in the image: {error}"
+else:
+    not_in_the_image = ""
 
 PENDING = "/api/v0/placement_groups?limit=100&detail=true&filter_keys=state&filter_predicates=%3D&filter_values=PENDING"
 
@@ -62,12 +73,8 @@ def _ask(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
 
 def _redis(seconds: float) -> dict[str, Any]:
     """Use Redis by the app's own settings: a ping, a write that goes away by itself, and its configuration."""
-    try:
-        import redis
-
-        from app.config import Environment
-    except ImportError as error:
-        return {"error": f"not in the image: {error}", "server": "?"}
+    if not_in_the_image:
+        return {"error": not_in_the_image, "server": "?"}
     try:
         environment = Environment.read(os.environ)
     except ValueError as error:
@@ -102,8 +109,6 @@ def _redis(seconds: float) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {}
     for package in ("ray", "wan22-rayservice"):
         try:

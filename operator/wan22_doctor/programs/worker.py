@@ -10,6 +10,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+# Imported before the threads: of two that import at once, one may find a package that the other has half read.
+try:
+    import fsspec
+
+    from app.config import ConfigError, Environment
+    from app.model_folder import ModelFolder
+except ImportError as error:
+    not_in_the_image = f"not in the image: {error}"
+else:
+    not_in_the_image = ""
+
 LFS = b"version https://git-lfs"
 POINTER_BYTES = 1024
 """A pointer of Git LFS, which stands for a file that was not fetched, is smaller; a weight file never is."""
@@ -75,11 +86,8 @@ def _model() -> dict[str, Any]:
     path = os.environ.get("MODEL_PATH", "")
     if not path:
         return {"path": "", "error": "MODEL_PATH is not set in the pod"}
-    try:
-        from app.config import ConfigError
-        from app.model_folder import ModelFolder
-    except ImportError as error:
-        return {"path": path, "error": f"not in the image: {error}"}
+    if not_in_the_image:
+        return {"path": path, "error": not_in_the_image}
     if not Path(path).is_dir() and path.count("/") == 1 and not path.startswith(("/", ".", "~")):
         return {"path": path, "hub": True, "cached": _cached(path)}
     try:
@@ -118,13 +126,11 @@ def _is_broken(file: Path) -> bool:
 
 def _storage(marker: str) -> dict[str, Any]:
     """Write, read and delete one small file where videos go."""
+    if not_in_the_image:
+        return {"uri": os.environ.get("STORAGE_URI", ""), "error": not_in_the_image}
     try:
-        import fsspec
-
-        from app.config import Environment
-
         uri = Environment.read(os.environ).storage_uri
-    except (ImportError, ValueError) as error:
+    except ValueError as error:
         return {"uri": os.environ.get("STORAGE_URI", ""), "error": str(error)}
     began = time.monotonic()
     try:
