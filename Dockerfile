@@ -52,8 +52,9 @@ ENV PYTHONPATH=/opt/wan22
 USER 1000:1000
 # KubeRay brings the command; by hand: docker run IMAGE serve run --name wan22 app.serve_app:app
 CMD ["serve", "--help"]
-COPY serve_config ./serve_config
-COPY app ./app
+# Readable for every user, whatever the umask was: safetensors files are their writer's alone.
+COPY --chmod=755 serve_config ./serve_config
+COPY --chmod=755 app ./app
 
 FROM base AS operator
 ARG UV_VERSION
@@ -66,7 +67,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
 ENV PYTHONPATH=/opt/wan22/operator:/opt/wan22
 USER 65532:65532
 CMD ["python", "-m", "kopf", "run", "--module=wan22_operator.handlers", "--standalone", "--all-namespaces"]
-COPY serve_config ./serve_config
+COPY --chmod=755 serve_config ./serve_config
 # Its plan rule and settings alone; nothing here loads Ray or torch.
-COPY app/__init__.py app/config.py app/plan.py ./app/
-COPY operator ./operator
+COPY --chmod=755 app/__init__.py app/config.py app/plan.py ./app/
+COPY --chmod=755 operator ./operator

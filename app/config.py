@@ -34,7 +34,8 @@ class Speed(StrictModel):
     attention_backend: str = "native"
     """A diffusers attention backend, or auto: the fastest of those that run here, by a measurement at load."""
     compile_blocks: bool = False
-    """Compile the transformer's blocks (torch.compile). The first task of each size then waits for it."""
+    """Compile the transformer's blocks (torch.compile): for the model's default size before the gang is ready, for any
+    other when a task first has it."""
     fp8_linear: bool = False
     """Linear layers in 8-bit floats: faster on Ada, Hopper and later, with some loss of quality."""
     step_cache: Literal["off", "taylorseer"] = "off"

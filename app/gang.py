@@ -128,6 +128,24 @@ class Gang:
         )
         _log.info("process group of %d: %.2f s", len(ordered), time.monotonic() - began)
 
+    async def warm_up(self) -> None:
+        """Where blocks are compiled, have that done for the model's default video: a task like it then begins at once.
+
+        Raises:
+            GangBrokenError: a rank died or hangs.
+        """
+        if not self.settings.speed.compile_blocks:
+            return
+        began = time.monotonic()
+        try:
+            await self._all(
+                (member.actor.warm_up.remote() for member in self.members), "to warm up", self.timeouts.load
+            )
+        except TaskFailedError as error:
+            _log.warning("the model's default video cannot be made here: %s; smaller ones may", error.message)
+            await self.form(self.members)
+        _log.info("compiled in %.2f s", time.monotonic() - began)
+
     async def generate(self, config: dict[str, Any], path: str) -> str | None:
         """Run one task on every rank; return the video's path, or None if it was cancelled.
 

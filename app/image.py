@@ -94,6 +94,13 @@ def fitted(content: bytes, width: int, height: int) -> Image.Image:
     return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
 
 
+def grey(width: int, height: int) -> bytes:
+    """Return a PNG of one grey."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "grey").save(file, "PNG")
+    return file.getvalue()
+
+
 def sides_like(image: ImageFacts, area: int, multiple: int) -> tuple[int, int]:
     """Return a width and a height in the image's proportions, of about ``area`` pixels; ``multiple`` divides both."""
     height = (area * image.height / image.width) ** 0.5

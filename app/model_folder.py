@@ -1,6 +1,7 @@
 """What a diffusers Wan folder says of itself: heads, sizes and defaults, read from its JSON files alone."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +89,11 @@ class ModelFolder:
         Raises:
             ConfigError: it is missing or no Wan pipeline; names the file, what was found, and what to do.
         """
-        folder = resolve(model_path, json_only=True)
-        return cls.from_configs(folder, lambda name: _read_json(folder / name))
+        try:
+            folder = resolve(model_path, json_only=True)
+            return cls.from_configs(folder, lambda name: _read_json(folder / name))
+        except PermissionError as error:
+            raise unreadable(model_path, error) from None
 
     @classmethod
     def from_configs(cls, folder: Path, configs: Configs) -> Self:
@@ -126,6 +130,14 @@ def _image_use(name: str, index: dict[str, Any]) -> ImageUse:
     if index.get("expand_timesteps"):
         return "optional"
     return "required" if name == "WanImageToVideoPipeline" else "none"
+
+
+def unreadable(model_path: object, error: PermissionError) -> ConfigError:
+    """Return what to say of a folder that this user may not read; safetensors makes its files their writer's alone."""
+    return ConfigError(
+        f"MODEL_PATH: user {os.geteuid()} may not read all of {model_path} ({error}); make it readable with "
+        f"chmod -R a+rX {model_path}"
+    )
 
 
 def resolve(model_path: str, *, json_only: bool = False) -> Path:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from app import speed
 from app.config import ConfigError, Speed
 from app.decoding import pieces
-from app.image import fitted
-from app.model_folder import ModelFolder, resolve
+from app.image import fitted, grey
+from app.model_folder import ModelFolder, resolve, unreadable
 from app.parallel import Parallelism
 from app.plan import Plan, request_plan
 from app.skeleton import rank_dtypes
@@ -115,6 +115,16 @@ class Pipeline:
         latents = self._denoise(config, on_step, image)
         return pieces(self._pipeline.vae, latents) if dist.get_rank() == 0 else None
 
+    def warm_up(self) -> None:
+        """Make the model's default video in two steps, so that what is compiled for it is there before the first task.
+
+        Two are the fewest that reach both experts. Every rank of the group calls this.
+        """
+        defaults = self.model.defaults
+        config = defaults.model_dump() | {"num_inference_steps": 2, "seed": 0}
+        image = grey(defaults.width, defaults.height) if self.model.image == "required" else None
+        self.generate(config, lambda _: True, image)
+
     @torch.inference_mode()
     def _denoise(self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None) -> torch.Tensor:
         if self._parallelism is None:
@@ -163,6 +173,8 @@ def _load(folder: Any, device: torch.device) -> Any:
     try:
         # Straight to the device: a copy per rank in the machine's memory first would be hundreds of GB for 8 ranks.
         pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type), device_map=device.type)
+    except PermissionError as error:
+        raise unreadable(folder, error) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(

@@ -154,6 +154,20 @@ class Rank:
         self._pipeline.join(store, rendezvous.rank, rendezvous.world_size, timeout)
         return {name: os.environ[name] for name in rendezvous.environment()}
 
+    def warm_up(self) -> None:
+        """Compile what the model's default video needs, together with the other ranks.
+
+        Raises:
+            TaskFailedError: the default video cannot be made here; the rank is fit for tasks.
+            PeerLostError: the ranks cannot reach each other any more.
+        """
+        if self._pipeline is None:
+            raise RuntimeError("the rank has no model: load comes before warm_up")
+        try:
+            self._pipeline.warm_up()
+        except Exception as error:
+            raise _translated(error) from error
+
     def leave(self) -> None:
         """Leave the process group; model and process stay."""
         if self._pipeline is not None:

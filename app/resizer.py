@@ -52,6 +52,7 @@ class Resizer:
         self._refusal = ""
         self._message = ""
         self._resizing = False
+        self._warm = True
         self._failures = 0
         self._backoff = 0.0
         self._not_before = 0.0
@@ -104,7 +105,7 @@ class Resizer:
 
     @property
     def serving(self) -> bool:
-        return bool(self.gang.members)
+        return bool(self.gang.members) and self._warm
 
     def state(self) -> dict[str, Any]:
         """Return the gang as ``/readyz`` shows it."""
@@ -151,10 +152,14 @@ class Resizer:
             members: list[Member] = []
             try:
                 members = await self.gang.start_ranks(self._slots)
+                self._warm = False
                 await self.gang.form(members)
+                await self.gang.warm_up()
             except BaseException:
                 self._end(members)
                 raise
+            finally:
+                self._warm = True
             self._failures = 0
             self._message = ""
             if count < self._target:
@@ -312,7 +317,7 @@ class Resizer:
         self._changed.set()
 
     def _phase(self) -> str:
-        if not self.gang.members:
+        if not self.serving:
             return "starting"
         if self._refusal:
             return "refused"

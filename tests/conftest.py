@@ -11,6 +11,7 @@ import redis
 from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
 from tests.app.service.harness import Service, running_cluster
+from tests.app.service.warm import warm_workers
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +20,10 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     model = write_tiny_model(tmp_path_factory.mktemp("models") / "deep", layers=24)
     # A server of its own: its dispatchers would take the tasks of the store's tests.
     server = EmbeddedRedis().start()
-    with running_cluster(server, model, tmp_path_factory.mktemp("videos")) as service:
+    with (
+        warm_workers(tmp_path_factory.mktemp("warm")) as py_executable,
+        running_cluster(server, model, tmp_path_factory.mktemp("videos"), py_executable=py_executable) as service,
+    ):
         yield service
     server.stop()
 

@@ -1,7 +1,8 @@
-"""Real parts that the app's tests share: one Redis server and one tiny model a run."""
+"""Real parts that the app's tests share: one Redis server, one world of ranks and one tiny model a run."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
@@ -9,6 +10,9 @@ import redis
 from app.task_store import TaskStore
 from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
+
+if TYPE_CHECKING:
+    from tests.app.world import World
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +35,15 @@ def image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_or_image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As TI2V-5B: a video may begin from a picture."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "text-or-image", image="optional")
+
+
+@pytest.fixture(scope="session")
+def world() -> "Iterator[World]":
+    from tests.app.world import World  # it imports torch, which most tests do without
+
+    world = World()
+    yield world
+    world.close()
 
 
 @pytest.fixture(scope="session")

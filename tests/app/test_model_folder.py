@@ -1,6 +1,8 @@
 """What is read from a model folder before anything is loaded, and what a broken folder is told."""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,28 @@ def test_a_missing_folder_is_named_with_the_remedy() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model_index\.json is missing; expected a complete diffusers folder"):
         ModelFolder.read(str(tmp_path))
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """The test runs as a user who owns nothing; root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+@pytest.fixture
+def closed_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0)
+    return folder
+
+
+def test_a_folder_that_may_not_be_read_is_named_with_the_remedy(closed_folder: Path, nobody: None) -> None:
+    with pytest.raises(ConfigError, match=f"may not read all of {closed_folder} .* chmod -R a\\+rX {closed_folder}"):
+        ModelFolder.read(str(closed_folder))
 
 
 def test_another_pipeline_is_refused_by_name(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ cannot be. The losses were measured with the trained tiny model that the package
 
 import functools
 import operator
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from app import speed
 from app.config import AppArgs, ConfigError, Speed
 from app.locality import local_model
 from app.pipeline import CancelledError, Pipeline
-from tests.app.test_pipeline import GUIDED, UNGUIDED, World
+from tests.app.test_pipeline import GUIDED, UNGUIDED
+from tests.app.world import World
 from tests.ports import free_port
 
 Frames = NDArray[np.uint8]
@@ -69,13 +69,6 @@ def psnr(one: Frames, other: Frames) -> float:
 @pytest.fixture(scope="module")
 def lossless() -> Frames:
     return alone(local_model(), {}, {"num_inference_steps": 40})[0][0]
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.close()
 
 
 def test_everything_is_off_by_default(tiny_model: Path) -> None:

@@ -4,6 +4,7 @@ The tests and the benchmarks run the same one.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Service:
     cluster: Cluster
     model: Path
     videos: Path
+    py_executable: str = sys.executable
+    """What Ray starts its workers with."""
     config: dict[str, Any] = field(default_factory=dict)
 
     def deploy(self, *, workers: int = 1, gangs: int = 1, entrypoints: int = 1, env: Any = None, **args: Any) -> None:
@@ -63,8 +66,7 @@ class Service:
                 {"name": "VideoGenerator", "num_replicas": gangs, "user_config": {"total_workers": workers}},
             ],
         }
-        if env:
-            application["runtime_env"] = {"env_vars": env}
+        application["runtime_env"] = {"py_executable": self.py_executable, "env_vars": env or {}}
         port = self.http.base_url.port
         self.config = {
             "proxy_location": "HeadOnly",
@@ -152,7 +154,9 @@ def _title(process: psutil.Process) -> str:
 
 
 @contextmanager
-def running_cluster(redis: EmbeddedRedis, model: Path, videos: Path, gpus: int = 0) -> Iterator[Service]:
+def running_cluster(
+    redis: EmbeddedRedis, model: Path, videos: Path, gpus: int = 0, py_executable: str = sys.executable
+) -> Iterator[Service]:
     """Start Ray with nothing deployed; end it, and every process of it, afterwards."""
     environment = {
         "MODEL_PATH": str(model),
@@ -175,7 +179,7 @@ def running_cluster(redis: EmbeddedRedis, model: Path, videos: Path, gpus: int =
         )
         ray.init(address=cluster.address, log_to_driver=False)
         with httpx.Client(base_url=f"http://127.0.0.1:{free_port()}", timeout=20) as http:
-            yield Service(f"http://{cluster.head_node.webui_url}", http, redis, cluster, model, videos)
+            yield Service(f"http://{cluster.head_node.webui_url}", http, redis, cluster, model, videos, py_executable)
         ray.shutdown()
         cluster.shutdown()
     finally:

@@ -1,5 +1,8 @@
 """Mistakes that only a deployment shows: each fails within a bounded time, with one readable reason."""
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +52,18 @@ def test_heads_that_are_not_the_models_fail_the_deployment(service: Service) -> 
 def test_a_wrong_argument_fails_the_deployment_by_name(service: Service) -> None:
     service.deploy(workers=2, totalWorkers=2)
     assert "totalWorkers" in failure(service)
+
+
+def test_a_gang_with_compiled_blocks_is_ready_when_they_are_compiled(service: Service, tmp_path: Path) -> None:
+    service.deploy(workers=2, compile_blocks=True, env={"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)})
+    service.wait_until_running()
+    service.wait_for_gangs(workers=2)
+    compiled = set(tmp_path.rglob("*.so"))
+    assert compiled
+    service.submit("first")
+    assert service.wait_for_end("first")["status"] == "succeeded"
+    assert set(tmp_path.rglob("*.so")) == compiled
+    os.kill(service.rank_pids()[1], signal.SIGKILL)
+    service.submit("after-a-restart")
+    assert service.wait_for_end("after-a-restart")["status"] == "succeeded"
+    assert set(tmp_path.rglob("*.so")) == compiled, "ranks that start again find what was compiled"
