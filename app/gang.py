@@ -257,7 +257,10 @@ class Gang:
 
 
 def node_by_node(members: Iterable[Member]) -> list[Member]:
-    """Order members so that ranks of one node stand together, the leader's own slot first, full nodes before others."""
+    """Order members so that ranks of one node stand together, the leader's own slot first, full nodes before others.
+
+    Nodes that are alike keep the order in which they come here: the ranks that joined last are the first to go.
+    """
     members = list(members)
     per_node: dict[str, int] = {}
     for member in members:
@@ -269,7 +272,7 @@ def node_by_node(members: Iterable[Member]) -> list[Member]:
             not member.slot.is_leaders,
             member.place.node_id not in home,
             -per_node[member.place.node_id],
-            member.place.node_id,
+            list(per_node).index(member.place.node_id),
         ),
     )
 

@@ -82,7 +82,11 @@ def build(image: Image, base: str | None = None, with_: str | None = None) -> st
     with tempfile.TemporaryDirectory() as folder:
         for name, path in secrets(Path(folder)).items():
             command.append(f"--secret=id={name},src={path}")
-        done = subprocess.run([*command, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # Docker before 23 builds without BuildKit, and so without secrets, unless it is told.
+        environment = os.environ | {"DOCKER_BUILDKIT": "1"}
+        done = subprocess.run(
+            [*command, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
     if done.returncode:
         raise ImageError(f"{image.name} cannot be built with {with_}:\n{done.stdout[-3000:]}")
     print(f"built {image.name} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

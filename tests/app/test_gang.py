@@ -22,6 +22,11 @@ def test_the_emptiest_node_is_given_up_first() -> None:
     assert [one.place.node_id for one in node_by_node(members)][-1] == "x"
 
 
+def test_of_nodes_that_are_alike_the_one_that_joined_last_is_given_up_first() -> None:
+    members = [member("home", 1, leaders=True), member("z", 2), member("b", 3), member("c", 4)]
+    assert [one.place.node_id for one in node_by_node(members)] == ["home", "z", "b", "c"]
+
+
 def test_global_ranks_are_unique_and_local_ranks_count_on_each_node() -> None:
     members = node_by_node([member("a", 1, leaders=True), member("a", 2), member("b", 3), member("b", 4)])
     parts = rendezvous_of(members, "10.0.0.1", 4000)

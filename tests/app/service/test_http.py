@@ -189,11 +189,11 @@ def test_no_traceback_reaches_a_client(service: Service, http: httpx.Client) -> 
 
 
 def test_a_task_that_cannot_be_done_fails_alone_with_its_reason(service: Service, http: httpx.Client) -> None:
-    # The VAE needs far more memory for this than a rank may allocate in one piece.
-    service.submit("impossible", width=4096, height=4096, num_frames=1025, num_inference_steps=1)
+    # The tiny model knows 256 places in time; this has 257.
+    service.submit("impossible", num_frames=1025, num_inference_steps=1)
     task = service.wait_for_end("impossible", 60)
     assert task["status"] == "failed"
-    assert task["error"]["code"] in ("generation_failed", "out_of_memory")
+    assert task["error"]["code"] == "generation_failed"
     assert "Traceback" not in task["error"]["message"]
     pids = service.rank_pids()
     service.submit("possible")
