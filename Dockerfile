@@ -2,7 +2,7 @@
 # What changes seldom comes first: torch with CUDA's libraries, the other dependencies, the sources. A layer is made anew
 # only where its own part of uv.lock changed, so a change of the code rebuilds in seconds and pulls a few megabytes.
 #
-# BASE_IMAGE is a Debian-like image with Python 3.11 or later as python3, such as the official one.
+# BASE_IMAGE is a Debian-like image with Python 3.11 or later as python3, and its headers, such as the official one.
 # A machine with its own certificates, or an index other than PyPI, says so by secrets that no image keeps
 # (`make images` does): --secret id=ca,src=CERTIFICATES --secret id=pip,src=PIP.CONF --secret id=uv,src=UV.TOML
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
@@ -36,6 +36,9 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
 
 FROM base AS app
 ARG UV_VERSION
+# torch.compile and Triton build what they load on the machine where they run.
+RUN command -v g++ >/dev/null || { \
+      apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*; }
 COPY --from=locked /opt/wan22/torch.txt ./
 RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=pip,target=/etc/pip.conf \

@@ -5,6 +5,8 @@ a device cannot do is refused by name when the rank starts, never left out in si
 """
 
 import logging
+import os
+import shutil
 import time
 from typing import Any
 
@@ -47,8 +49,18 @@ def apply(speed: Speed, transformers: list[Any], device: torch.device) -> None:
                 )
             )
     if speed.compile_blocks:
+        _check_compiler()
         for transformer in transformers:
             transformer.compile_repeated_blocks()
+
+
+def _check_compiler() -> None:
+    names = (os.environ.get("CXX") or "g++", os.environ.get("CC") or "gcc", "clang")
+    if not any(map(shutil.which, names)):
+        raise ConfigError(
+            "compile_blocks: torch.compile needs a C++ compiler, and none is on PATH; install g++ and Python's headers "
+            "(the project's own image has both), or set compile_blocks to false"
+        )
 
 
 def begin_request(transformers: list[Any]) -> None:

@@ -121,6 +121,12 @@ def test_a_request_after_a_cancelled_one_starts_with_an_empty_cache(tiny_model: 
     assert np.array_equal(fresh[0], after[0])
 
 
+def test_blocks_cannot_be_compiled_without_a_compiler(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match=r"compile_blocks: torch.compile needs a C\+\+ compiler, .* install g\+\+"):
+        Pipeline(str(tiny_model), torch.device("cpu"), Speed(compile_blocks=True))
+
+
 def test_compiled_blocks_stay_near_on_one_and_two_ranks(tiny_model: Path, world: World) -> None:
     plain = alone(tiny_model, {}, UNGUIDED)[0][0]
     compiled = {"compile_blocks": True}

@@ -21,7 +21,7 @@ from tools.images import IMAGES, ImageError, build
 from tools.node.place import BASE_IMAGE, Place
 
 SUITE = "bookworm"
-PACKAGES = ("ca-certificates", "python3", "python3-venv", "redis-server", "redis-tools", "wget")
+PACKAGES = ("ca-certificates", "g++", "python3", "python3-dev", "python3-venv", "redis-server", "redis-tools", "wget")
 # A pause container runs the command; images built on top say something else.
 SETTINGS = ("--env=PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin", '--cmd=["sleep", "infinity"]')
 LABEL = "wan22.dev/recipe"
