@@ -59,5 +59,5 @@ def test_every_secret_is_one_that_the_dockerfile_mounts(machine: Path, monkeypat
 
 def test_the_dockerfile_copies_nothing_that_dockerignore_keeps_out() -> None:
     kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    copied = re.findall(r"^COPY (?!--from)(?:--chmod=\d+ )?(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert {source.split("/")[0] for line in copied for source in line.split()} <= kept

@@ -13,6 +13,8 @@ from tests.waiting import until
 
 def begin(service: Service, task_id: str, workers: int = 2) -> None:
     service.deploy(workers=workers)
+    # Until then the gang of the deployment before may serve, and be of the same size.
+    service.wait_until_running()
     service.wait_for_gangs(workers=workers)
     service.submit(task_id, **LONG_TASK)
     service.wait_for_step(task_id)
