@@ -30,7 +30,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /tmp/uv && /tmp/uv/bin/pip install --quiet --no-cache-dir uv==$UV_VERSION && \
     export="/tmp/uv/bin/uv export --quiet --offline --locked --no-dev --no-emit-project --no-header --no-annotate" && \
-    $export --extra operator > operator.txt && $export --extra app --extra s3 --extra gcs > app.txt && \
+    $export --extra operator > operator.txt && $export --extra app --extra fa4 --extra s3 --extra gcs > app.txt && \
     # Each entry is a line with its hashes indented below it.
     awk '/^[a-z]/ {torch = /^(cuda-|nvidia-|torch=|triton=)/} torch' app.txt > torch.txt
 

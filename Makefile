@@ -17,7 +17,7 @@ setup: .venv/.locked ## Install the locked dependencies into .venv
 .venv/.locked: uv.lock pyproject.toml
 	@if [ "$(UV)" = .cache/uv/bin/uv ] && [ ! -x $(UV) ]; then \
 	  python3 -m venv .cache/uv && .cache/uv/bin/pip install --quiet uv==$(UV_VERSION); fi
-	@$(UV) sync --quiet --locked --all-extras
+	@$(UV) sync --quiet --locked --all-extras --no-extra fa4
 	@touch $@
 
 .PHONY: demo

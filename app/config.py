@@ -32,7 +32,8 @@ class Speed(StrictModel):
     """How ranks run the model; the defaults change nothing of its results."""
 
     attention_backend: str = "native"
-    """A diffusers attention backend, or auto: the fastest of those that run here, by a measurement at load."""
+    """A diffusers attention backend, fa3 or fa4 (FlashAttention-3 and -4), or auto: the fastest of those that run here,
+    by a measurement at load."""
     compile_blocks: bool = False
     """Compile the transformer's blocks (torch.compile): for the model's default size before the gang is ready, for any
     other when a task first has it."""

@@ -64,6 +64,8 @@ class Member:
     actor: "ActorHandle[Rank]"
     slot: Slot
     place: RankPlace
+    attention: str
+    """The attention backend that its model has."""
 
 
 @dataclass
@@ -94,14 +96,16 @@ class Gang:
         try:
             places = await self._all((actor.place.remote() for actor in actors), "to start", self.timeouts.answer)
             started = time.monotonic()
-            await self._all((actor.load.remote() for actor in actors), "to load the model", self.timeouts.load)
+            attention = await self._all(
+                (actor.load.remote() for actor in actors), "to load the model", self.timeouts.load
+            )
         except BaseException:
             for actor in actors:
                 ray.kill(actor)
             raise
         loaded = time.monotonic()
         _log.info("%d ranks: processes %.2f s, model %.2f s", len(actors), started - began, loaded - started)
-        return [Member(actor, slot, place) for actor, slot, place in zip(actors, slots, places, strict=True)]
+        return [Member(*parts) for parts in zip(actors, slots, places, attention, strict=True)]
 
     async def form(self, members: Sequence[Member]) -> None:
         """Make ``members`` the gang: the old process group ends, a new one begins. Processes and weights stay.
@@ -114,7 +118,9 @@ class Gang:
         began = time.monotonic()
         ordered = node_by_node(members)
         leaving = {id(member): member for member in [*self.members, *ordered]}.values()
-        await self._all((member.actor.leave.remote() for member in leaving), "to leave the process group")
+        await self._all(
+            (member.actor.leave.remote() for member in leaving), "to leave the process group", self.timeouts.answer
+        )
         self.members = ordered
         addr, port = (
             await self._all([ordered[0].actor.open_store.remote(self.timeouts.step)], "to open the rendezvous")

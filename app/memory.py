@@ -50,18 +50,12 @@ class Demand:
     denoise: float
     """A step, on every rank."""
     decode: float
-    """The latents into frames, on rank 0."""
+    """The latents into frames, on rank 0 at least as much as on the others."""
 
     @property
-    def rank_0(self) -> float:
-        return self._with_allowance(max(self.encode, self.denoise, self.decode))
-
-    @property
-    def others(self) -> float:
-        return self._with_allowance(max(self.encode, self.denoise))
-
-    def _with_allowance(self, peak: float) -> float:
-        return self.weights + peak * (1 + WORKSPACE_SHARE) + CONTEXT_GIB
+    def each(self) -> float:
+        """All of that on one rank, with the allowances."""
+        return self.weights + max(self.encode, self.denoise, self.decode) * (1 + WORKSPACE_SHARE) + CONTEXT_GIB
 
 
 @dataclass(frozen=True)
@@ -105,12 +99,11 @@ class Report:
             f"{'estimated peak beside the weights':<38}{'':>16}{'GiB':>9}",
             *([f"  {'image encoding, every rank':<52}{demand.encode:>9.2f}"] if demand.encode else []),
             f"  {'denoising step, every rank':<52}{demand.denoise:>9.2f}",
-            f"  {'decoding, rank 0':<52}{demand.decode:>9.2f}",
+            f"  {'decoding, every rank':<52}{demand.decode:>9.2f}",
             f"  {f'allowance: {WORKSPACE_SHARE:.0%} of the largest, and':<52}{CONTEXT_GIB:>9.2f}",
             "",
             f"{'needed':<38}{'GPU has':>16}{'GiB':>9}",
-            f"  {'rank 0':<36}{self.gpu_memory:>16.2f}{demand.rank_0:>9.2f}",
-            *([f"  {'other ranks':<36}{self.gpu_memory:>16.2f}{demand.others:>9.2f}"] if self.ranks > 1 else []),
+            f"  {'every rank':<36}{self.gpu_memory:>16.2f}{demand.each:>9.2f}",
             "",
             ("fits" if self.fits else "does not fit") + (":" if self.advice else ""),
             *(f"  - {line}" for line in self.advice),
@@ -119,11 +112,7 @@ class Report:
 
     def json(self) -> dict[str, Any]:
         """Return it for programs; memory is in GiB."""
-        totals = {
-            "rank_0": self.demand.rank_0,
-            "other_ranks": self.demand.others,
-        }
-        return asdict(self) | {"demand": asdict(self.demand) | totals}
+        return asdict(self) | {"demand": asdict(self.demand) | {"each": self.demand.each}}
 
 
 def report(
@@ -157,7 +146,7 @@ def report(
         return _demand(model, held, ranks, size, guided)
 
     demand = demand_of(ranks, size)
-    fits = demand.rank_0 <= gpu_memory
+    fits = demand.each <= gpu_memory
     tokens = model.tokens(size.width, size.height, size.num_frames)
     plan = request_plan(ranks, model.heads, tokens, guided)
     advice = [] if fits else _advice(model, demand_of, ranks, size, gpu_memory)
@@ -189,7 +178,7 @@ def _demand(model: ModelFolder, held: float, ranks: int, size: Size, guided: boo
         weights=held,
         encode=encode_peak(model, *measures) / GIB,
         denoise=denoise_peak(model, ranks, *measures, guided) / GIB,
-        decode=decode_peak(model, *measures) / GIB,
+        decode=decode_peak(model, *measures, ranks) / GIB,
     )
 
 
@@ -207,10 +196,10 @@ def _advice(
     """Return what would make it fit; each is true by itself."""
 
     def fits(ranks: int, size: Size) -> bool:
-        return demand_of(ranks, size).rank_0 <= gpu_memory
+        return demand_of(ranks, size).each <= gpu_memory
 
     demand = demand_of(ranks, size)
-    advice = [f"use GPUs with at least {demand.rank_0:.0f} GiB"]
+    advice = [f"use GPUs with at least {demand.each:.0f} GiB"]
     if demand.weights + CONTEXT_GIB > gpu_memory:
         advice.append(
             f"the weights alone take {demand.weights:.1f} GiB on every rank: neither more ranks nor a smaller request "

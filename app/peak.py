@@ -8,7 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from app.model_folder import ModelFolder
 from app.parallel import Parallelism
 from app.plan import request_plan
 from app.skeleton import skeleton
+from app.spread import Rows
 
 _TEXT_TOKENS = 512
 
@@ -82,9 +83,10 @@ def denoise_peak(model: ModelFolder, ranks: int, width: int, height: int, num_fr
     return int(watch.peak)
 
 
-def decode_peak(model: ModelFolder, width: int, height: int, num_frames: int) -> int:
-    """Return the bytes that decoding the latents allocates on the rank that does it."""
-    return _by_latent_frames(_decode_peak, model, width, height, model.latent_frames(num_frames))
+def decode_peak(model: ModelFolder, width: int, height: int, num_frames: int, ranks: int = 1) -> int:
+    """Return the bytes that decoding the latents allocates on rank 0 of ``ranks``, which has as many rows as any."""
+    peak = partial(_decode_peak, ranks=ranks)
+    return _by_latent_frames(peak, model, width, height, model.latent_frames(num_frames))
 
 
 def encode_peak(model: ModelFolder, width: int, height: int, num_frames: int) -> int:
@@ -98,12 +100,12 @@ def encode_peak(model: ModelFolder, width: int, height: int, num_frames: int) ->
 
 @cache
 @torch.inference_mode()
-def _decode_peak(model: ModelFolder, width: int, height: int, latent_frames: int) -> int:
+def _decode_peak(model: ModelFolder, width: int, height: int, latent_frames: int, ranks: int = 1) -> int:
     vae = skeleton(model, "vae")
     frames = (latent_frames - 1) * model.temporal_scale + 1
     latents = torch.empty(_latent_shape(model, width, height, frames, vae.config.z_dim), device="meta")
-    with LivePeak() as watch:
-        for _ in decoded(vae, latents):
+    with _world(ranks), LivePeak() as watch:
+        for _ in decoded(vae, latents, Rows.split(latents.shape[3], 0, ranks)):
             pass
     return int(watch.peak)
 
@@ -155,7 +157,7 @@ def _world(ranks: int) -> Iterator[None]:
     # torch has this backend for just such dry runs, and no public name for its store.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    dist.init_process_group("cpu:fake,meta:fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield
     finally:

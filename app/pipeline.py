@@ -50,7 +50,7 @@ class Pipeline:
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
-        speed.apply(options or Speed(), self._transformers, device)
+        self.attention = speed.apply(options or Speed(), self._transformers, device)
 
     def join(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
         """Enter a process group; ``leave`` the one before first."""
@@ -101,6 +101,8 @@ class Pipeline:
     ) -> Iterator[NDArray[np.uint8]] | None:
         """Run one request; every rank of the group calls this with the same config.
 
+        Where all decode together, the others wait until the last frames have been taken from rank 0.
+
         Args:
             config: a completed request.
             on_step: called with the number of finished steps; rank 0's answer says whether all go on.
@@ -110,10 +112,27 @@ class Pipeline:
             on rank 0 the frames, decoded as they are asked for, in pieces (frames, height, width, 3); None on others.
 
         Raises:
+            DistError: a rank other than 0 failed to decode.
             CancelledError: rank 0 said stop; raised by every rank at the same step.
         """
         latents = self._denoise(config, on_step, image)
-        return pieces(self._pipeline.vae, latents) if dist.get_rank() == 0 else None
+        rank = dist.get_rank()
+        found = pieces(self._pipeline.vae, latents, rank, self._decoders())
+        if rank == 0:
+            return found
+        try:
+            for _ in found:
+                pass
+        except Exception as error:
+            # If all failed, each at a place of its own, it would look like a task that failed on ranks still in step.
+            raise dist.DistError(f"rank {rank} failed to decode: {type(error).__name__}: {error}") from error
+        return None
+
+    def _decoders(self) -> int:
+        """Return how many ranks decode together."""
+        # A CPU's sums round otherwise at the end of a vector, so at other places where the picture is split. There a
+        # video is to be the same bit for bit rather than made fast.
+        return 1 if self._device.type == "cpu" else dist.get_world_size()
 
     def warm_up(self) -> None:
         """Make the model's default video in two steps, so that what is compiled for it is there before the first task.

@@ -105,8 +105,8 @@ class Rank:
         context = ray.get_runtime_context()
         return RankPlace(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid())
 
-    def load(self) -> None:
-        """Load the model; a second call does nothing.
+    def load(self) -> str:
+        """Load the model, once; return the attention backend that it has here.
 
         Raises:
             ConfigError: the model folder or the device cannot be used.
@@ -120,6 +120,7 @@ class Rank:
                 # Ranks that share a machine's cores would otherwise each start a thread for every one of them.
                 torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
             self._pipeline = Pipeline(self._model_path, self._torch_device(), self._speed)
+        return self._pipeline.attention
 
     def open_store(self, timeout_seconds: float) -> tuple[str, int]:
         """Start the store by which the ranks of the next group find each other; return its address and port.
@@ -197,7 +198,12 @@ class Rank:
             image = self._image(config)
             pieces = self._pipeline.stream(config, self._on_step, image)
             if pieces is not None:
-                _store_video(pieces, config["fps"], self._storage_uri, path)
+                try:
+                    _store_video(pieces, config["fps"], self._storage_uri, path)
+                finally:
+                    # The other ranks decode with this one: they would wait for it where only the video's file failed.
+                    for _ in pieces:
+                        pass
                 return path
         except CancelledError:
             pass

@@ -354,5 +354,12 @@ def _nodes(gang: Gang) -> list[dict[str, Any]]:
             {"node_id": member.place.node_id, "ip": member.place.ip, "leader": False, "ranks": []},
         )
         node["leader"] = node["leader"] or member.slot.is_leaders
-        node["ranks"].append({"rank": rank, "pid": member.place.pid, "environment": environment})
+        node["ranks"].append(
+            {
+                "rank": rank,
+                "pid": member.place.pid,
+                "attention": member.attention,
+                "environment": environment,
+            }
+        )
     return list(nodes.values())

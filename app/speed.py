@@ -14,24 +14,32 @@ import torch
 from diffusers import TaylorSeerCacheConfig
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 from torch import nn
+from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 
 from app.config import ConfigError, Speed
 
 _log = logging.getLogger(__name__)
 
-_CANDIDATES = {"cpu": ("native",), "cuda": ("native", "_native_cudnn", "_native_flash", "flash")}
-"""Attention backends of diffusers that also work split over ranks and are here without a download, by device."""
+_FLASH_IMPLEMENTATIONS = {"fa3": "FA3", "fa4": "FA4"}
+"""FlashAttention-3 and -4: packages of their own (flash_attn_interface, flash-attn-4) bring them, and torch then runs
+them in place of its own flash attention, in the whole process."""
+_CANDIDATES = {
+    "cpu": ("native",),
+    "cuda": ("native", "_native_cudnn", "_native_flash", "flash", *_FLASH_IMPLEMENTATIONS),
+}
+"""Attention backends that also work split over ranks and are here without a download, by device: those of diffusers,
+and the implementations above."""
 _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 _FP8_CAPABILITY = (8, 9)
 
 
-def apply(speed: Speed, transformers: list[Any], device: torch.device) -> None:
-    """Put ``speed`` on ``transformers``.
+def apply(speed: Speed, transformers: list[Any], device: torch.device) -> str:
+    """Put ``speed`` on ``transformers``; return the attention backend that they have.
 
     Raises:
         ConfigError: the device cannot do what is asked; names the setting and what it can.
     """
-    _set_attention(speed.attention_backend, transformers, device)
+    attention = _set_attention(speed.attention_backend, transformers, device)
     if speed.fp8_linear:
         _check_fp8(device)
         for transformer in transformers:
@@ -52,6 +60,7 @@ def apply(speed: Speed, transformers: list[Any], device: torch.device) -> None:
         _check_compiler()
         for transformer in transformers:
             transformer.compile_repeated_blocks()
+    return attention
 
 
 def _check_compiler() -> None:
@@ -70,7 +79,7 @@ def begin_request(transformers: list[Any]) -> None:
             transformer._reset_stateful_cache()
 
 
-def _set_attention(name: str, transformers: list[Any], device: torch.device) -> None:
+def _set_attention(name: str, transformers: list[Any], device: torch.device) -> str:
     candidates = _CANDIDATES[device.type]
     if name not in ("auto", *candidates):
         raise ConfigError(
@@ -79,15 +88,26 @@ def _set_attention(name: str, transformers: list[Any], device: torch.device) -> 
     if name == "auto":
         name = fastest_attention(transformers[0].config.num_attention_heads, device)
     if name == "native":
-        return
-    for transformer in transformers:
-        try:
-            transformer.set_attention_backend(name)
-        except (RuntimeError, ValueError, ImportError) as error:
-            raise ConfigError(f"attention_backend: {name!r} cannot be used here: {error}") from None
+        return name
+    try:
+        backend = _activated(name)
+        for transformer in transformers:
+            transformer.set_attention_backend(backend)
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise ConfigError(f"attention_backend: {name!r} cannot be used here: {error}") from None
+    return name
 
 
-def fastest_attention(heads: int, device: torch.device, *, tokens: int = 8192, head_size: int = 128) -> str:
+def _activated(name: str) -> str:
+    """Return diffusers' name of the attention backend ``name``, the implementation that it needs active in torch."""
+    restore_flash_attention_impl(_raise_warn=False)
+    if name not in _FLASH_IMPLEMENTATIONS:
+        return name
+    activate_flash_attention_impl(_FLASH_IMPLEMENTATIONS[name])
+    return "_native_flash"
+
+
+def fastest_attention(heads: int, device: torch.device, *, tokens: int = 32768, head_size: int = 128) -> str:
     """Return the attention backend that is fastest here, by trying each; one that does not run is passed over."""
     if device.type == "cpu":
         tokens = 256
@@ -96,10 +116,12 @@ def fastest_attention(heads: int, device: torch.device, *, tokens: int = 8192, h
     seconds: dict[str, float] = {}
     for name in _CANDIDATES[device.type]:
         try:
-            with attention_backend(name), torch.inference_mode():
+            with attention_backend(_activated(name)), torch.inference_mode():
                 seconds[name] = min(_timed(query, device) for _ in range(5))
-        except (RuntimeError, ValueError, ImportError) as error:
+        # What a package that compiles its kernels here may raise is not ours to list.
+        except Exception as error:
             _log.info("attention backend %s does not run here: %s", name, error)
+    restore_flash_attention_impl(_raise_warn=False)
     best = min(seconds, key=lambda name: seconds[name])
     _log.info("attention backend %s: %s", best, {name: f"{1000 * taken:.2f} ms" for name, taken in seconds.items()})
     return best

@@ -24,19 +24,22 @@ import torch
 from app.config import Device, Speed
 from app.model_folder import ModelFolder
 from benchmarks.gpu import service
-from benchmarks.gpu.works import WORKS, Work, step_flop, write_model
+from benchmarks.gpu.works import COMPILED, WORKS, Work, step_flop, write_model
 from tests.ports import free_port
 
 RESULTS = Path(__file__).with_name("results.json")
 SERVICE = {
     "service": Speed(),
-    "service-compiled": Speed(attention_backend="auto", compile_blocks=True),
-    "service-fp8": Speed(attention_backend="auto", compile_blocks=True, fp8_linear=True),
-    "service-fp8-cached": Speed(
-        attention_backend="auto", compile_blocks=True, fp8_linear=True, step_cache="taylorseer"
-    ),
+    "service-compiled": COMPILED,
+    "service-fp8": COMPILED.model_copy(update={"fp8_linear": True}),
+    "service-fp8-cached": COMPILED.model_copy(update={"fp8_linear": True, "step_cache": "taylorseer"}),
 }
-BY_HAND = {"torchrun-same": "same", "torchrun-eager": "eager"}
+BY_HAND = {
+    "torchrun-same": "same",
+    "torchrun-eager": "eager",
+    "torchrun-cache-dit": "cache-dit",
+    "torchrun-cache-dit-cached": "cache-dit-cached",
+}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -94,6 +97,7 @@ def _measure(
                 "ready_seconds": running.ready_seconds,
                 "first_task_seconds": videos.first,
                 "idle_gap_ms": 1000 * max(videos.gaps),
+                "attention": videos.attention,
             }
     step = (seconds[1] - seconds[0]) / (many - few)
     row = {

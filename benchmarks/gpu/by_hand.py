@@ -2,17 +2,19 @@
 
 ``torchrun ... -m benchmarks.gpu.by_hand SYSTEM MODEL WORK STEPS...``
 
-``same`` is this project's own pipeline and plan without the service; ``eager`` is plain diffusers with Ulysses.
+``same`` is this project's own pipeline and plan without the service, on a GPU as in ``service-compiled``; ``eager`` is
+plain diffusers with Ulysses; ``cache-dit`` and ``cache-dit-cached`` are diffusers with what cache-dit adds, without and
+with its cache.
 Rank 0 prints the seconds of a video for each count of steps, after one video that is not counted.
 """
 
+import functools
 import json
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,17 +25,18 @@ import torch.distributed as dist
 from diffusers import ContextParallelConfig, DiffusionPipeline
 from diffusers.utils import logging
 
+from app.config import Speed
 from app.parallel import one_device_on_cpu
 from app.pipeline import Pipeline
 from app.skeleton import rank_dtypes
 from app.video import write_mp4, write_mp4_as_made
-from benchmarks.gpu.works import WORKS
+from benchmarks.gpu.works import COMPILED, WORKS
 
 Make = Callable[[dict[str, Any], Path], None]
 
 
 def same(folder: str, device: torch.device) -> Make:
-    pipeline = Pipeline(folder, device)
+    pipeline = Pipeline(folder, device, COMPILED if device.type == "cuda" else Speed())
     # torchrun's own store is on MASTER_PORT; the group meets on one beside it.
     store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]) + 1, _world(), _rank() == 0)
     pipeline.join(store, _rank(), _world(), timedelta(minutes=10))
@@ -48,15 +51,53 @@ def same(folder: str, device: torch.device) -> Make:
 
 
 def eager(folder: str, device: torch.device) -> Make:
+    pipeline = _plain(folder, device)
+    if _world() > 1:
+        for transformer in _transformers(pipeline):
+            with one_device_on_cpu(device):
+                transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=_world()))
+    return _maker(pipeline)
+
+
+def peer(folder: str, device: torch.device, cached: bool) -> Make:
+    """Set up what the guide of cache-dit recommends: Ulysses, cuDNN's attention, compiled blocks; then its DBCache."""
+    import cache_dit
+
+    pipeline = _plain(folder, device)
+    attention = "_native_cudnn" if device.type == "cuda" else "native"
+    parallel = cache_dit.ParallelismConfig(ulysses_size=_world(), attention_backend=attention) if _world() > 1 else None
+    # By default it computes 8 blocks to judge by; the tiny model has 2.
+    computed = min(8, len(pipeline.transformer.blocks) // 2)
+    settings = {
+        "cache_config": cache_dit.DBCacheConfig(Fn_compute_blocks=computed),
+        "calibrator_config": cache_dit.TaylorSeerCalibratorConfig(),
+    }
+    with one_device_on_cpu(device):
+        cache_dit.enable_cache(
+            pipeline,
+            **(settings if cached else {"cache_config": None}),
+            parallelism_config=parallel,
+            attention_backend=None if parallel else attention,
+        )
+    if device.type == "cuda":
+        cache_dit.set_compile_configs()
+        for transformer in _transformers(pipeline):
+            transformer.compile_repeated_blocks()
+    return _maker(pipeline)
+
+
+def _plain(folder: str, device: torch.device) -> Any:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type), device_map=device.type)
     pipeline.set_progress_bar_config(disable=True)
-    if _world() > 1:
-        for transformer in (pipeline.transformer, getattr(pipeline, "transformer_2", None)):
-            if transformer is not None:
-                with one_device_on_cpu(device) if device.type == "cpu" else nullcontext():
-                    transformer.enable_parallelism(config=ContextParallelConfig(ulysses_degree=_world()))
+    return pipeline
 
+
+def _transformers(pipeline: Any) -> list[Any]:
+    return [part for part in (pipeline.transformer, getattr(pipeline, "transformer_2", None)) if part is not None]
+
+
+def _maker(pipeline: Any) -> Make:
     def make(request: dict[str, Any], file: Path) -> None:
         arguments = {name: value for name, value in request.items() if name != "seed"}
         generator = torch.Generator("cpu").manual_seed(request["seed"])
@@ -75,6 +116,14 @@ def _world() -> int:
     return int(os.environ["WORLD_SIZE"])
 
 
+SYSTEMS: dict[str, Callable[[str, torch.device], Make]] = {
+    "same": same,
+    "eager": eager,
+    "cache-dit": functools.partial(peer, cached=False),
+    "cache-dit-cached": functools.partial(peer, cached=True),
+}
+
+
 def main() -> None:
     system, folder, work, *steps = sys.argv[1:]
     logging.set_verbosity_error()
@@ -84,7 +133,7 @@ def main() -> None:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
-    make = {"same": same, "eager": eager}[system](folder, device)
+    make = SYSTEMS[system](folder, device)
     seconds = []
     with tempfile.TemporaryDirectory() as scratch:
         for count in (int(steps[0]), *map(int, steps)):

@@ -40,6 +40,8 @@ class Videos:
     each: list[float]
     gaps: list[float]
     """From the end of each task to the start of the next."""
+    attention: str
+    """The attention backends of the ranks."""
 
 
 @contextmanager
@@ -87,7 +89,9 @@ def videos(client: httpx.Client, work: Work, steps: list[int]) -> Videos:
             raise RuntimeError(f"task {task['task_id']} {task['status']}: {task['error']}")
     seconds = [_time(task["finished_at"]) - _time(task["started_at"]) for task in tasks]
     gaps = [_time(after["started_at"]) - _time(before["finished_at"]) for before, after in itertools.pairwise(tasks)]
-    return Videos(seconds[0], seconds[1:], gaps)
+    nodes = client.get("/readyz").json()["gangs"][0]["nodes"]
+    attention = {rank["attention"] for node in nodes for rank in node["ranks"]}
+    return Videos(seconds[0], seconds[1:], gaps, ", ".join(sorted(attention)))
 
 
 def _time(text: str) -> float:

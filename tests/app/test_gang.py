@@ -9,7 +9,7 @@ from app.rank import RankPlace
 
 def member(node: str, pid: int, *, leaders: bool = False) -> Member:
     unused = cast(Any, None)
-    return Member(unused, Slot(unused, node, is_leaders=leaders), RankPlace(node, f"ip-of-{node}", pid))
+    return Member(unused, Slot(unused, node, is_leaders=leaders), RankPlace(node, f"ip-of-{node}", pid), "native")
 
 
 def test_ranks_are_numbered_node_by_node_from_the_leaders_own_place() -> None:

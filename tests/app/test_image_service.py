@@ -26,9 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def service(service: Service, model: Path) -> Service:
     """Two ranks of that model."""
-    service.deploy(workers=2, env={"MODEL_PATH": str(model)})
-    service.wait_until_running()
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2, env={"MODEL_PATH": str(model)})
     return service
 
 
@@ -75,6 +73,7 @@ def test_a_picture_that_someone_removed_fails_its_task_alone(service: Service) -
     service.submit("lost", image=TEXT)
     for file in stored_images(service, "lost"):
         file.unlink()
+    service.http.delete("/generate/before")
     task = service.wait_for_end("lost")
     assert (task["status"], task["error"]["code"]) == ("failed", "image_lost")
     service.submit("after", image=TEXT)

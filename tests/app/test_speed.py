@@ -4,15 +4,19 @@ cannot be. The losses were measured with the trained tiny model that the package
 
 import functools
 import operator
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.nn.attention import _registry as attention_registry
+from torch.nn.attention import current_flash_attention_impl
 
 from app import speed
 from app.config import AppArgs, ConfigError, Speed
@@ -137,10 +141,35 @@ def test_compiled_blocks_stay_near_on_one_and_two_ranks(tiny_model: Path, world:
         assert np.abs(np.asarray(frames).astype(int) - plain).max() <= 1
 
 
-@pytest.mark.parametrize("name", ["flash", "_native_cudnn", "no-such-backend"])
+@pytest.mark.parametrize("name", ["flash", "_native_cudnn", "fa4", "no-such-backend"])
 def test_an_attention_backend_that_the_device_has_not_is_refused_by_name(name: str, tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match=f"attention_backend: '{name}' cannot be used on cpu; use auto or one of nat"):
         Pipeline(str(tiny_model), torch.device("cpu"), Speed(attention_backend=name))
+
+
+def test_flash_attention_without_its_package_is_refused_by_name(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (transformer,) = Pipeline(str(tiny_model), torch.device("cpu"))._transformers
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    with pytest.raises(ConfigError, match=r"attention_backend: 'fa4' cannot be used here: .*flash_attn"):
+        speed._set_attention("fa4", [transformer], torch.device("cuda"))
+
+
+def test_flash_attention_of_a_package_takes_the_place_of_torchs_own(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (transformer,) = Pipeline(str(tiny_model), torch.device("cpu"))._transformers
+    # A stand-in for kernels that need a GPU.
+    kernels = Mock()
+    monkeypatch.setitem(attention_registry._FLASH_ATTENTION_IMPLS, "FA4", lambda: kernels)
+    assert speed._set_attention("fa4", [transformer], torch.device("cuda")) == "fa4"
+    assert current_flash_attention_impl() == "FA4"
+    assert transformer.blocks[0].attn1.processor._attention_backend == "_native_flash"
+    # Another choice gives torch its own back.
+    assert speed._activated("_native_cudnn") == "_native_cudnn"
+    assert current_flash_attention_impl() is None
+    kernels.remove.assert_called_once_with()
 
 
 def test_fp8_on_a_gpu_without_it_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,13 +52,18 @@ def _run(folder: str, rank: int, world: int, port: int, configs: list[dict[str, 
     return results
 
 
+def warm_process() -> ProcessPoolExecutor:
+    """Return a process that has imported what a rank needs: ten seconds of one core, once for all of them."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["app.pipeline"])
+    return ProcessPoolExecutor(1, mp_context=context)
+
+
 class World:
     """Four rank processes that stay; each call uses the first few of them."""
 
     def __init__(self) -> None:
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["app.pipeline"])  # ten seconds of one core, once instead of four times
-        self._pools = [ProcessPoolExecutor(1, mp_context=context) for _ in range(4)]
+        self._pools = [warm_process() for _ in range(4)]
 
     def run(
         self, folder: Path, world: int, *configs: dict[str, Any], stop_at: int = -1

@@ -21,15 +21,16 @@ def test_killed_after_every_step_it_still_arrives(world: World, operators: Start
         active = tuple(annotations.get(f"wan22.dev/active-{key}") for key in ("workers", "gangs", "pods"))
         return *active, cluster.get("wan22.dev/active-pods"), cluster.get("wan22.dev/workers-to-delete")
 
+    def another_step(target: int, before: tuple[object, ...]) -> bool:
+        """Wait until a step was taken, or none is left."""
+        until("it goes on", lambda: progress() != before or world.settled(target), 60, every=0.02)
+        return progress() != before
+
     kills = 0
     for target in (4, 1):
         before = progress()
         world.annotate(total_workers=target)
-        for _ in range(8):
-            try:
-                until("a step was taken", lambda: progress() != before, 6, every=0.02)  # noqa: B023
-            except AssertionError:
-                break
+        while another_step(target, before):
             running.kill()
             kills += 1
             before = progress()

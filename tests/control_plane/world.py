@@ -21,6 +21,7 @@ class World:
         self.api: Api = plane.admin
         self.base = f"/apis/ray.io/v1/namespaces/{namespace}"
         self.path = f"{self.base}/rayservices/{NAME}"
+        self._seen: list[object] = []
 
     def apply(self, **values: Any) -> Json:
         """Apply a RayService as a user's manifest."""
@@ -100,27 +101,26 @@ class World:
 
         return until("KubeRay prepares a new cluster", made)
 
-    def until_settled(self, workers: int, gangs: int = 1, pods: int | None = None, seconds: float = 60) -> None:
-        """Wait until everything has these counts: the annotations, serveConfigV2, the RayCluster, pods and gangs."""
+    def settled(self, workers: int, gangs: int = 1, pods: int | None = None) -> bool:
+        """Return whether all have these counts: the annotations, serveConfigV2, the RayCluster, pods and gangs."""
         pods = workers * gangs if pods is None else pods
-        seen: list[object] = []
+        name = self.cluster_name()
+        if not name or self.cluster_name("pendingServiceStatus"):
+            return False
+        status, config, replicas = self.status(), self.config(), self.replicas(name)
+        running = len(self.workers(name))
+        self._seen = [status, config, replicas, running]
+        return (
+            status.get("phase") == "ready"
+            and status["wanted"] == {"totalWorkers": workers, "gangs": gangs}
+            and status["have"] == status["wanted"]
+            and config == (workers, gangs, pods)
+            and (replicas, running) == (pods, pods)
+        )
 
-        def settled() -> bool:
-            name = self.cluster_name()
-            if not name or self.cluster_name("pendingServiceStatus"):
-                return False
-            status, config, replicas = self.status(), self.config(), self.replicas(name)
-            running = len(self.workers(name))
-            seen[:] = [status, config, replicas, running]
-            return (
-                status.get("phase") == "ready"
-                and status["wanted"] == {"totalWorkers": workers, "gangs": gangs}
-                and status["have"] == status["wanted"]
-                and config == (workers, gangs, pods)
-                and (replicas, running) == (pods, pods)
-            )
-
+    def until_settled(self, workers: int, gangs: int = 1, pods: int | None = None, seconds: float = 60) -> None:
+        """Wait until it is ``settled``."""
         try:
-            until(f"settled at {gangs} gang(s) of {workers} on {pods} pods", settled, seconds)
+            until(f"settled at {gangs} gang(s) of {workers}", lambda: self.settled(workers, gangs, pods), seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}; seen: {seen}") from None
+            raise AssertionError(f"{error}; seen: {self._seen}") from None

@@ -46,9 +46,7 @@ def run(program: str, env: Mapping[str, str] | None = None, **arguments: object)
 
 @pytest.fixture
 def service(service: Service) -> Service:
-    service.deploy(workers=2)
-    service.wait_until_running()
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2)
     return service
 
 
@@ -179,9 +177,7 @@ def test_a_model_that_begins_from_a_picture_is_given_one(
     service: Service, pod: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     model = write_tiny_model(tmp_path_factory.mktemp("models") / "from-a-picture", image="required")
-    service.deploy(workers=1, env={"MODEL_PATH": str(model)})
-    service.wait_until_running()
-    service.wait_for_gangs(workers=1, seconds=180)
+    service.bring_up(workers=1, env={"MODEL_PATH": str(model)})
     body = {"task_id": "doctor-3", "width": 64, "height": 64, "num_frames": 5, "num_inference_steps": 2, "seed": 1}
     found = run("request", pod, service=url(service), body=body, seconds=50)
     assert results(request.request(found, {})) == ["ok"]

@@ -32,11 +32,12 @@ ARGS: dict[str, Any] = {
     "rank_cpus": 0.1,
     "lease_seconds": 4,
     "rank_timeout_seconds": 12,
-    "step_timeout_seconds": 60,
+    "step_timeout_seconds": 30,
     "resize_timeout_seconds": 6,
     "max_task_seconds": 60,
+    "max_queued_tasks": 22,
 }
-LONG_TASK = {"num_inference_steps": 150}
+LONG_TASK = {"num_inference_steps": 100}
 """A few seconds on the tiny model: long enough for a fault in its middle."""
 
 
@@ -74,6 +75,12 @@ class Service:
             "applications": [application],
         }
         self._put()
+
+    def bring_up(self, *, workers: int, gangs: int = 1, **more: Any) -> None:
+        """Deploy, and wait for the gangs of this deployment: those of the one before may be as many and as large."""
+        self.deploy(workers=workers, gangs=gangs, **more)
+        self.wait_until_running()
+        self.wait_for_gangs(workers=workers, gangs=gangs)
 
     def resize(self, workers: int) -> None:
         """Change nothing but ``user_config.total_workers``."""

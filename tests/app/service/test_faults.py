@@ -12,10 +12,7 @@ from tests.waiting import until
 
 
 def begin(service: Service, task_id: str, workers: int = 2) -> None:
-    service.deploy(workers=workers)
-    # Until then the gang of the deployment before may serve, and be of the same size.
-    service.wait_until_running()
-    service.wait_for_gangs(workers=workers)
+    service.bring_up(workers=workers)
     service.submit(task_id, **LONG_TASK)
     service.wait_for_step(task_id)
 
@@ -63,9 +60,8 @@ def test_a_restarted_redis_costs_no_attempt(service: Service) -> None:
 
 
 def test_redis_away_for_longer_than_a_lease_starts_no_running_task_twice(service: Service) -> None:
-    service.deploy(workers=1, gangs=2)
-    service.wait_for_gangs(workers=1, gangs=2)
-    service.submit("redis-away", num_inference_steps=200, num_frames=17)
+    service.bring_up(workers=1, gangs=2)
+    service.submit("redis-away", num_inference_steps=150, num_frames=17)
     service.wait_for_step("redis-away")
     os.kill(service.redis.pid, signal.SIGSTOP)
     stopped = time.monotonic()
@@ -75,9 +71,8 @@ def test_redis_away_for_longer_than_a_lease_starts_no_running_task_twice(service
 
 
 def test_a_stopped_leader_that_comes_back_writes_nothing(service: Service) -> None:
-    service.deploy(workers=1, gangs=2)
-    service.wait_for_gangs(workers=1, gangs=2)
-    service.submit("leader-stopped", num_inference_steps=200, num_frames=17)
+    service.bring_up(workers=1, gangs=2)
+    service.submit("leader-stopped", **LONG_TASK)
     service.wait_for_step("leader-stopped")
     (old,) = until("its gang says so", lambda: [one for one in service.gangs() if one["task_id"] == "leader-stopped"])
     # Its rank stops with it, so that it still has steps to do when it comes back.
@@ -108,11 +103,10 @@ def test_a_hung_rank_is_found_and_counts_as_dead(service: Service) -> None:
 
 
 def test_twenty_tasks_on_two_gangs_are_taken_in_order_one_each(service: Service) -> None:
-    service.deploy(workers=1, gangs=2)
-    service.wait_for_gangs(workers=1, gangs=2)
+    service.bring_up(workers=1, gangs=2)
     names = [f"t{number:02}" for number in range(20)]
     for name in names:
-        service.submit(name, num_inference_steps=5)
+        service.submit(name, num_inference_steps=3)
     tasks = [service.wait_for_end(name) for name in names]
     assert {task["status"] for task in tasks} == {"succeeded"}
     assert {task["attempt"] for task in tasks} == {1}

@@ -8,13 +8,12 @@ import av
 import httpx
 import pytest
 
-from tests.app.service.harness import LONG_TASK, Service
+from tests.app.service.harness import ARGS, LONG_TASK, Service
 
 
 @pytest.fixture
 def http(service: Service) -> httpx.Client:
-    service.deploy(workers=2)
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2)
     return service.http
 
 
@@ -165,16 +164,17 @@ def test_a_client_that_goes_away_costs_nothing(service: Service, http: httpx.Cli
         assert service.wait_for_end("gone")["status"] == "succeeded"
 
 
-def test_a_full_queue_says_when_to_come_back(service: Service) -> None:
-    service.deploy(workers=1, max_queued_tasks=2)
-    service.wait_for_gangs(workers=1)
+def test_a_full_queue_says_when_to_come_back(service: Service, http: httpx.Client) -> None:
     service.submit("busy", **LONG_TASK)
     service.wait_for_step("busy")
-    for name in ("w1", "w2"):
+    waiting = [f"w{number}" for number in range(ARGS["max_queued_tasks"])]
+    for name in waiting:
         service.submit(name)
-    reply = service.http.post("/generate", json={"task_id": "w3"})
+    reply = http.post("/generate", json={"task_id": "one-more"})
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "30")
-    for name in ("busy", "w1", "w2"):
+    for name in waiting[2:]:
+        http.delete(f"/generate/{name}")
+    for name in ("busy", *waiting[:2]):
         assert service.wait_for_end(name)["status"] == "succeeded"
 
 

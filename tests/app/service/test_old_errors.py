@@ -17,8 +17,7 @@ FIVE = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 @pytest.fixture
 def gang_of_two(service: Service) -> Service:
-    service.deploy(workers=2)
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2)
     return service
 
 
@@ -28,7 +27,7 @@ def test_1_nothing_uses_ray_train() -> None:
     assert not any("ray.train" in source or "prepare_torch_process_group" in source for source in sources)
     # One place forms real groups; app.peak counts memory in one that speaks to nobody.
     calls = [line.strip() for source in sources for line in source.splitlines() if "init_process_group(" in line]
-    assert len([call for call in calls if '"fake"' not in call]) == 1, calls
+    assert len([call for call in calls if "fake" not in call]) == 1, calls
 
 
 def test_2_every_rank_has_all_five_variables_and_meets_at_rank_0s_address(gang_of_two: Service) -> None:

@@ -16,14 +16,13 @@ from tests.waiting import until
 
 
 def test_growing_and_shrinking_keeps_processes_and_tasks(service: Service) -> None:
-    service.deploy(workers=1)
-    service.wait_for_gangs(workers=1)
+    service.bring_up(workers=1)
     leader, entrypoints = service.gang()["pid"], service.entrypoint_pids()
     submitted: list[str] = []
     for count in (2, 4, 2):
         for number in range(3):
             submitted.append(f"to-{count}-{len(submitted)}")
-            service.submit(submitted[-1], num_inference_steps=20 if number else 90)
+            service.submit(submitted[-1], num_inference_steps=5 if number else 60)
         service.wait_for_step(submitted[-3])
         before = service.rank_pids()
         service.resize(count)
@@ -36,8 +35,7 @@ def test_growing_and_shrinking_keeps_processes_and_tasks(service: Service) -> No
 
 
 def test_a_count_without_a_plan_is_refused_with_the_allowed_ones(service: Service) -> None:
-    service.deploy(workers=2)
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2)
     service.resize(3)
     gang = until("it is refused", lambda: service.gang() if service.gang()["phase"] == "refused" else None)
     assert (gang["wanted"], gang["have"]) == (3, 2)
@@ -48,8 +46,7 @@ def test_a_count_without_a_plan_is_refused_with_the_allowed_ones(service: Servic
 
 
 def test_a_wrong_user_config_leaves_the_gang_as_it_is(service: Service) -> None:
-    service.deploy(workers=2)
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2)
     service.config["applications"][0]["deployments"][1]["user_config"] = {"total_workers": "many"}
     service._put()
     until("it is refused", lambda: "total_workers: Input should be a valid integer" in service.gang()["message"])
@@ -60,8 +57,7 @@ def test_a_wrong_user_config_leaves_the_gang_as_it_is(service: Service) -> None:
 @pytest.fixture
 def wide(service: Service) -> Iterator[Service]:
     """A service whose ranks are so large that the head has room for two."""
-    service.deploy(workers=2, rank_cpus=HEAD_CPUS * 0.45)
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2, rank_cpus=HEAD_CPUS * 0.45)
     yield service
     service.resize(2)
     service.wait_for_gangs(workers=2)
@@ -165,20 +161,21 @@ def _occupy(node_id: str, cpus: float) -> Any:
 
 
 def test_a_rank_that_hangs_during_a_resize_is_found(service: Service) -> None:
-    service.deploy(workers=2)
-    service.wait_for_gangs(workers=2)
-    hung = service.rank_pids()[1]
+    service.bring_up(workers=1)
+    (hung,) = service.rank_pids()
+    service.submit("hangs", **LONG_TASK)
+    service.wait_for_step("hangs")
+    service.resize(2)
+    until("it resizes", lambda: service.gang()["phase"] == "resizing")
     os.kill(hung, signal.SIGSTOP)
-    service.resize(4)
-    service.wait_for_gangs(workers=4, seconds=120)
+    service.wait_for_gangs(workers=2, seconds=120)
     assert hung not in service.rank_pids()
-    service.submit("after-hang")
-    assert service.wait_for_end("after-hang")["status"] == "succeeded"
+    task = service.wait_for_end("hangs")
+    assert (task["status"], task["attempt"]) == ("succeeded", 2)
 
 
 def test_health_checks_are_answered_all_the_while(service: Service) -> None:
-    service.deploy(workers=2)
-    service.wait_for_gangs(workers=2)
+    service.bring_up(workers=2)
     service.resize(4)
     slowest = 0.0
 
@@ -196,13 +193,10 @@ def test_health_checks_are_answered_all_the_while(service: Service) -> None:
 
 
 def test_gangs_are_added_and_removed(service: Service) -> None:
-    service.deploy(workers=1, gangs=1)
-    service.wait_for_gangs(workers=1, gangs=1)
+    service.bring_up(workers=1, gangs=1)
     (first,) = service.gangs()
-    service.deploy(workers=1, gangs=2)
-    two = service.wait_for_gangs(workers=1, gangs=2)
-    assert first["pid"] in {gang["pid"] for gang in two}
-    service.deploy(workers=1, gangs=1)
-    service.wait_for_gangs(workers=1, gangs=1)
+    service.bring_up(workers=1, gangs=2)
+    assert first["pid"] in {gang["pid"] for gang in service.gangs()}
+    service.bring_up(workers=1, gangs=1)
     with httpx.Client(base_url=service.http.base_url) as client:
         assert client.get("/readyz").status_code == 200

@@ -63,7 +63,7 @@ def test_a_random_model_is_a_complete_folder_with_one_experts_weights(
 def test_one_run_makes_one_row_for_each_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
     words = ["--work", "tiny", "--gpus", "2", "--steps", "2", "6", "--results", str(results)]
-    systems = ["torchrun-same", "torchrun-eager"]
+    systems = ["torchrun-same", "torchrun-eager", "torchrun-cache-dit-cached"]
     assert main([*words, "--systems", *systems]) == 0
     rows = json.loads(results.read_text())
     assert [(row["work"], row["gpus"], row["system"]) for row in rows] == [
@@ -71,7 +71,7 @@ def test_one_run_makes_one_row_for_each_system(tmp_path: Path, capsys: pytest.Ca
     ]
     assert all(row["seconds_per_video"] > 0 for row in rows)
     assert all("tflops_per_gpu" not in row and "peak_gib" not in row for row in rows), "a CPU has neither"
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
