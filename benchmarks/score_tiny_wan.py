@@ -6,7 +6,7 @@ video instead; ``--sheet`` also writes a contact sheet.
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ def main() -> None:
         "--step-cache", choices=("off", "taylorseer"), default="off", help="as the service's step_cache"
     )
     parser.add_argument("--fp8-linear", action="store_true", help="as the service's fp8_linear")
+    parser.add_argument(
+        "--psnr", action="store_true", help="make each video without these options too, and say how near they are"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; several ranks are for cpu")
     parser.add_argument("--batch", type=int, default=4, help="videos made at a time")
@@ -67,6 +70,10 @@ def _score(arguments: argparse.Namespace) -> dict[str, Any]:
     rows = result.pop("rows")
     if arguments.sheet:
         pictures.contact_sheet(arguments.sheet, prompts, made, arguments.font)
+    nearness = {}
+    if arguments.psnr:
+        lossless, _ = generation.generate(replace(request, speed=Speed()), arguments.ranks)
+        nearness = {"psnr_db": round(scoring.psnr(made, lossless), 1)}
     default = generation.defaults(arguments.model)
     on_gpu = arguments.device != "cpu"
     return {
@@ -80,6 +87,7 @@ def _score(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": f"one {torch.cuda.get_device_name()}" if on_gpu else "CPU",
         "seconds_per_video": round(seconds / len(prompts), 2),
         **result,
+        **nearness,
         **({"rows": rows} if arguments.rows else {}),
     }
 

@@ -124,9 +124,8 @@ SYSTEMS: dict[str, Callable[[str, torch.device], Make]] = {
 }
 
 
-def main() -> None:
-    system, folder, work, *steps = sys.argv[1:]
-    logging.set_verbosity_error()
+def seconds_of(system: str, folder: str, work: str, steps: list[int]) -> list[float]:
+    """As one rank of torchrun's: make a video of each count of steps, after one that is not counted; say how long."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -136,14 +135,21 @@ def main() -> None:
     make = SYSTEMS[system](folder, device)
     seconds = []
     with tempfile.TemporaryDirectory() as scratch:
-        for count in (int(steps[0]), *map(int, steps)):
+        for count in (steps[0], *steps):
             dist.barrier(device_ids=[device.index]) if on_gpu else dist.barrier()
             began = time.monotonic()
             make(WORKS[work].request(count), Path(scratch, "v.mp4"))
             seconds.append(time.monotonic() - began)
     dist.destroy_process_group()
+    return seconds[1:]
+
+
+def main() -> None:
+    system, folder, work, *steps = sys.argv[1:]
+    logging.set_verbosity_error()
+    seconds = seconds_of(system, folder, work, [int(count) for count in steps])
     if _rank() == 0:
-        print(json.dumps(seconds[1:]))
+        print(json.dumps(seconds))
 
 
 if __name__ == "__main__":

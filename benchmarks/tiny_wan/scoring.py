@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from benchmarks.tiny_wan.prompts import understand
 from benchmarks.tiny_wan.reader import Frames, read
 
@@ -27,3 +29,13 @@ def score(prompts: list[str], videos: list[Frames]) -> dict[str, Any]:
         )
     fractions = {name: sum(bool(row[name]) for row in rows) / len(rows) for name in ("colour", "shape", "direction")}
     return {"prompts": len(rows), **fractions, "rows": rows}
+
+
+def psnr(videos: list[Frames], references: list[Frames]) -> float:
+    """Return the median over the videos of how near each is to its reference, in dB: peak signal-to-noise ratio."""
+    errors = [
+        float(((video.astype(float) - reference) ** 2).mean())
+        for video, reference in zip(videos, references, strict=True)
+    ]
+    error = float(np.median(errors))
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))

@@ -1,10 +1,12 @@
 """Scores compare what was read with what was asked."""
 
+import numpy as np
+import pytest
 import torch
 
 from benchmarks.tiny_wan.clips import draw
 from benchmarks.tiny_wan.scenes import Scene
-from benchmarks.tiny_wan.scoring import score
+from benchmarks.tiny_wan.scoring import psnr, score
 
 
 def test_fractions_count_what_is_right_and_leave_open_what_the_prompt_does() -> None:
@@ -18,3 +20,10 @@ def test_fractions_count_what_is_right_and_leave_open_what_the_prompt_does() -> 
     ]
     scores = score(prompts, [video] * 4)
     assert (scores["prompts"], scores["colour"], scores["shape"], scores["direction"]) == (4, 0.75, 0.75, 0.75)
+
+
+def test_nearness_is_the_median_videos_in_db() -> None:
+    black = np.zeros((2, 4, 4, 3), np.uint8)
+    assert psnr([black], [black]) == float("inf")
+    # One level of 255 everywhere: 10 log10(255^2).
+    assert psnr([black, black, black], [black, black + 1, black + 200]) == pytest.approx(48.13, abs=0.01)
