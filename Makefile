@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python
 
 .PHONY: help
 help: ## Say what each target does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 .PHONY: setup
 setup: .venv/.locked ## Install the locked dependencies into .venv
@@ -29,7 +29,11 @@ run: setup ## Serve http://127.0.0.1:8000 on this machine until Ctrl-C
 	@PYTHONPATH=. .venv/bin/serve run --name wan22 app.serve_app:app total_workers=$${TOTAL_WORKERS:-2}
 
 .PHONY: tools
-tools: setup ## Build the pinned Kubernetes, KubeRay and Helm that tests run against (once a machine)
+tools: setup ## Build the pinned control plane, KubeRay and Helm that tests run against (once a machine)
+	@$(PYTHON) -m tools build
+
+.PHONY: node-tools
+node-tools: tools ## Build what a node with running pods needs besides (once a machine)
 	@$(PYTHON) -m tools build --node
 
 .PHONY: images
@@ -37,7 +41,7 @@ images: setup ## Build the images of the app and the operator, with docker or bu
 	@$(PYTHON) -m tools.images
 
 .PHONY: cluster-up
-cluster-up: setup tools ## Start a real Kubernetes node on this machine and give it the images (Linux, root)
+cluster-up: setup node-tools ## Start a real Kubernetes node on this machine and give it the images (Linux, root)
 	@$(PYTHON) -m tools.node up
 
 .PHONY: cluster-down
@@ -49,7 +53,7 @@ test: setup tools ## Run all tests that need no running pods
 	@.venv/bin/pytest --durations=12
 
 .PHONY: e2e
-e2e: setup tools ## Run the tests on a real node (or on the cluster of E2E_KUBECONFIG)
+e2e: setup node-tools ## Run the tests on a real node (or on the cluster of E2E_KUBECONFIG)
 	@.venv/bin/pytest tests/e2e --durations=12
 
 .PHONY: check
@@ -63,7 +67,7 @@ check: setup tools ## Check format, lint, types, imports and the chart
 	@"$$($(PYTHON) -m tools path helm-unittest)" --strict charts/wan22-rayservice | tail -n 6
 
 .PHONY: bench
-bench: setup tools ## Measure the service, the operator and the bundle on a node, and print tables (about 30 minutes)
+bench: setup node-tools ## Measure the service, the operator and the bundle on a node, and print tables (about 30 minutes)
 	$(PYTHON) -m benchmarks.service
 	PYTHONPATH=operator:. $(PYTHON) benchmarks/operator/measure.py
 	PYTHONPATH=operator:. $(PYTHON) -m benchmarks.cluster

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tools.catalog import TOOLS, Tool
+from tools.catalog import NODE, TOOLS, Tool
 
 HERE = Path(__file__).parent
 
@@ -27,7 +27,8 @@ def binary(name: str) -> Path:
     tool = lookup(name)
     found = installed(tool) or built(tool)
     if found is None:
-        raise MissingToolError(f"{name} is neither on PATH in a fitting version nor built; run `make tools`")
+        target = "node-tools" if tool in NODE else "tools"
+        raise MissingToolError(f"{name} is neither on PATH in a fitting version nor built; run `make {target}`")
     return found
 
 

@@ -32,7 +32,7 @@ def program(path: Path, says: str) -> Path:
 def test_a_missing_tool_names_the_command_that_builds_it(machine: Path) -> None:
     with pytest.raises(MissingToolError, match=r"etcd .* run `make tools`"):
         binary("etcd")
-    with pytest.raises(MissingToolError, match=r"kubelet .* run `make tools`"):
+    with pytest.raises(MissingToolError, match=r"kubelet .* run `make node-tools`"):
         binary("kubelet")
 
 
