@@ -9,7 +9,7 @@ PYTHON := .venv/bin/python
 
 .PHONY: help
 help: ## Say what each target does
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
 
 .PHONY: setup
 setup: .venv/.locked ## Install the locked dependencies into .venv
