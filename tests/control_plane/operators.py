@@ -16,6 +16,13 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "wan22-rayservice"
 RELEASE = "wan22"
+# Ray brings uvloop here, and kopf would take it. The operator's image has none: there it runs on asyncio's own loop.
+_AS_IN_THE_IMAGE = """
+import runpy, sys
+sys.modules["uvloop"] = None
+sys.argv[0] = sys.argv.pop(1)
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
 
 
 def helm(plane: ControlPlane, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -70,7 +77,7 @@ class Operator:
             "LEASE_SECONDS": "2",
             **self._environment,
         }
-        command = [sys.executable, *container["command"][1:], *container["args"]]
+        command = [sys.executable, "-c", _AS_IN_THE_IMAGE, *container["command"][2:], *container["args"]]
         command = [part for part in command if not part.startswith("--liveness")]
         log = self.plane.folder / f"{self.namespace}-{self.name}.log"
         self.process = Process(command, log, environment)
