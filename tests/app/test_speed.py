@@ -22,6 +22,7 @@ from app import speed
 from app.config import AppArgs, ConfigError, Speed
 from app.locality import local_model
 from app.pipeline import CancelledError, Pipeline
+from benchmarks.tiny_wan.scoring import psnr
 from tests.app.test_pipeline import GUIDED, UNGUIDED
 from tests.app.world import World
 from tests.ports import free_port
@@ -64,12 +65,6 @@ def alone(folder: Path, options: dict[str, Any], *requests: dict[str, Any]) -> l
     return [(np.asarray(frames), count) for frames, count in make(0, 1, free_port(), str(folder), options, *requests)]
 
 
-def psnr(one: Frames, other: Frames) -> float:
-    """Return how near two videos are, in dB; infinite where they are the same."""
-    error = float(((one.astype(float) - other) ** 2).mean())
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
-
-
 @pytest.fixture(scope="module")
 def lossless() -> Frames:
     return alone(local_model(), {}, {"num_inference_steps": 40})[0][0]
@@ -91,14 +86,14 @@ def test_the_attention_that_is_fastest_on_a_cpu_changes_nothing(lossless: Frames
 
 def test_fp8_linear_layers_stay_near(lossless: Frames) -> None:
     frames, _ = alone(local_model(), {"fp8_linear": True}, {"num_inference_steps": 40})[0]
-    assert 27 < psnr(lossless, frames) < 60
+    assert 27 < psnr([frames], [lossless]) < 60
 
 
 def test_a_step_cache_computes_fewer_steps_and_stays_near(lossless: Frames) -> None:
     frames, computed = alone(local_model(), CACHED, {"num_inference_steps": 40})[0]
     # Two branches a step: 6 steps, then every third of 34.
     assert computed <= 2 * (6 + 12)
-    assert 38 < psnr(lossless, frames) < 90
+    assert 38 < psnr([frames], [lossless]) < 90
 
 
 @pytest.mark.parametrize("options", [{"fp8_linear": True}, CACHED | {"step_cache_warm_up": 2}], ids=["fp8", "cached"])
