@@ -12,6 +12,7 @@ from diffusers.hooks.context_parallel import remove_context_parallel
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from app import uneven
 from app.plan import Plan
 
 _CFG_HOOK = "wan22_cfg_parallel"
@@ -22,7 +23,7 @@ class Parallelism:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._meshes: dict[Plan, DeviceMesh] = {}
+        self._meshes: dict[tuple[int, ...], DeviceMesh] = {}
         self._applied: Plan = Plan()
 
     def apply(self, plan: Plan, transformers: list[Any]) -> None:
@@ -34,24 +35,29 @@ class Parallelism:
             return
         self.remove(transformers)
         if plan.cfg * plan.ulysses > 1:
-            if plan not in self._meshes:
-                self._meshes[plan] = init_device_mesh(
-                    self._device.type,
-                    (plan.replicas, plan.cfg, 1, plan.ulysses),
-                    mesh_dim_names=("replica", "cfg", "ring", "ulysses"),
+            shape = (plan.replicas, plan.cfg, 1, plan.ulysses)
+            if shape not in self._meshes:
+                self._meshes[shape] = init_device_mesh(
+                    self._device.type, shape, mesh_dim_names=("replica", "cfg", "ring", "ulysses")
                 )
-            mesh = self._meshes[plan]
+            mesh = self._meshes[shape]
             for transformer in transformers:
                 if plan.ulysses > 1:
                     with one_device_on_cpu(self._device):
                         transformer.enable_parallelism(
-                            config=ContextParallelConfig(ulysses_degree=plan.ulysses, mesh=mesh["ring", "ulysses"])
+                            config=ContextParallelConfig(
+                                ulysses_degree=plan.ulysses,
+                                ulysses_anything=bool(plan.lengths),
+                                mesh=mesh["ring", "ulysses"],
+                            )
                         )
                 if plan.cfg > 1:
                     # Registered last, so outermost: a branch that is not this rank's own never reaches the split.
                     registry = HookRegistry.check_if_exists_or_initialize(transformer)
                     registry.register_hook(_CfgParallelHook(mesh["cfg"].get_group()), _CFG_HOOK)
                 _forget_child_registries(transformer)
+        if plan.lengths:
+            uneven.set_lengths(plan.lengths)
         self._applied = plan
 
     def remove(self, transformers: list[Any]) -> None:

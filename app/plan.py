@@ -1,9 +1,9 @@
 """How many ranks may form a gang, and how a gang splits one request. Pure arithmetic: no torch, no Ray.
 
 A plan is ``replicas x cfg x ulysses`` ranks. Ulysses sequence parallelism (DeepSpeed-Ulysses, arXiv:2309.14509) gives
-each rank some attention heads, so its degree divides the head count; it also splits the tokens evenly. CFG parallelism
-runs the conditional and the unconditional branch of classifier-free guidance on different ranks, so its degree is 2
-at most. Replicas compute the same thing twice: a request that cannot use every rank still runs correctly.
+each rank some attention heads, so its degree divides the head count, and some of the tokens. CFG parallelism runs the
+conditional and the unconditional branch of classifier-free guidance on different ranks, so its degree is 2 at most.
+Replicas compute the same thing twice: a request that cannot use every rank still runs correctly.
 """
 
 import math
@@ -24,13 +24,15 @@ class Plan:
     cfg: int = 1
     ulysses: int = 1
     replicas: int = 1
+    lengths: tuple[int, ...] = ()
+    """Tokens of each Ulysses rank, where they do not divide: the first ranks have one more."""
 
     @property
     def ranks(self) -> int:
         return self.replicas * self.cfg * self.ulysses
 
     def __str__(self) -> str:
-        words = [f"CFG {self.cfg}", f"Ulysses {self.ulysses}"]
+        words = [f"CFG {self.cfg}", f"Ulysses {self.ulysses}{' uneven' if self.lengths else ''}"]
         if self.replicas > 1:
             words.append(f"replicated {self.replicas} times")
         return " x ".join(words)
@@ -59,16 +61,22 @@ def request_plan(ranks: int, heads: int, tokens: int, guided: bool) -> Plan:
     Args:
         ranks: ranks of the gang, one of ``allowed_counts(heads)``.
         heads: attention heads of the transformer.
-        tokens: length of the token sequence; Ulysses needs it to divide evenly.
+        tokens: length of the token sequence; each rank needs one.
         guided: whether the request has an unconditional branch (guidance_scale above 1).
     """
     plans = [
-        Plan(cfg, ulysses, ranks // (cfg * ulysses))
+        Plan(cfg, ulysses, ranks // (cfg * ulysses), _lengths(tokens, ulysses))
         for cfg in ((1, 2) if guided else (1,))
         for ulysses in range(1, ranks // cfg + 1)
-        if ranks % (cfg * ulysses) == 0 and heads % ulysses == 0 and tokens % ulysses == 0
+        if ranks % (cfg * ulysses) == 0 and heads % ulysses == 0 and ulysses <= tokens
     ]
     return min(plans, key=lambda plan: (plan.replicas, -plan.cfg))
+
+
+def _lengths(tokens: int, ranks: int) -> tuple[int, ...]:
+    if tokens % ranks == 0:
+        return ()
+    return tuple(tokens // ranks + (rank < tokens % ranks) for rank in range(ranks))
 
 
 def allowed_counts(heads: int, limit: int = MAX_RANKS) -> list[int]:

@@ -104,13 +104,23 @@ def test_both_experts_are_used(world: World, two_expert_model: Path) -> None:
     assert not np.array_equal(np.asarray(same[0]), np.asarray(other[0]))
 
 
-def test_tokens_that_do_not_divide_are_repeated_not_refused(world: World, tiny_model: Path) -> None:
-    # One latent frame of 1 x 3 tokens divides over neither 2 nor 4 ranks.
-    odd = {"width": 48, "height": 16, "num_frames": 1, "guidance_scale": 1.0}
-    alone = world.run(tiny_model, 1, odd)[0][0][0]
-    frames, plan, _ = world.run(tiny_model, 4, odd)[0][0]
-    assert plan == Plan(1, 1, replicas=4)
-    assert np.array_equal(np.asarray(frames), np.asarray(alone))
+@pytest.mark.parametrize("folder", ["tiny_model", "text_or_image_model"])
+def test_tokens_that_do_not_divide_are_split_unevenly(
+    folder: str, world: World, request: pytest.FixtureRequest
+) -> None:
+    path = request.getfixturevalue(folder)
+    # Three latent frames of 3 x 5 tokens divide over neither 2 nor 4 ranks; one of 1 x 3 is too short for 4.
+    odd = {"width": 80, "height": 48, "num_frames": 9, "guidance_scale": 1.0}
+    short = {"width": 48, "height": 16, "num_frames": 1, "guidance_scale": 1.0}
+    alone = [np.asarray(frames) for frames, _, _ in world.run(path, 1, odd, short)[0]]
+    for ranks, plans in (
+        (2, [Plan(1, 2, lengths=(23, 22)), Plan(1, 2, lengths=(2, 1))]),
+        (4, [Plan(1, 4, lengths=(12, 11, 11, 11)), Plan(1, 2, 2, lengths=(2, 1))]),
+    ):
+        results = world.run(path, ranks, odd, short)[0]
+        assert [plan for _, plan, _ in results] == plans
+        for expected, (frames, _, _) in zip(alone, results, strict=True):
+            assert np.array_equal(np.asarray(frames), expected)
 
 
 def test_the_seed_and_the_prompt_decide(world: World, tiny_model: Path) -> None:

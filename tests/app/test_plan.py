@@ -40,13 +40,17 @@ def test_a_count_without_a_plan_is_refused_with_the_allowed_ones(ranks: int) -> 
         (8, 75_600, True, Plan(2, 4)),
         (8, 75_600, False, Plan(1, 8)),
         (16, 32_760, True, Plan(2, 8)),
-        # Neither 16 nor an odd number of tokens divides: those ranks repeat each other's work.
+        # 40 heads do not divide over 16 ranks: two groups of them repeat each other's work.
         (16, 32_760, False, Plan(1, 8, replicas=2)),
-        (4, 32_761, True, Plan(2, 1, replicas=2)),
-        (4, 32_761, False, Plan(1, 1, replicas=4)),
+        (4, 32_761, True, Plan(2, 2, lengths=(16_381, 16_380))),
+        (4, 32_761, False, Plan(1, 4, lengths=(8_191, 8_190, 8_190, 8_190))),
+        (4, 3, False, Plan(1, 2, 2, lengths=(2, 1))),
+        (4, 1, False, Plan(1, 1, replicas=4)),
     ],
 )
-def test_a_request_uses_as_many_ranks_as_its_tokens_allow(ranks: int, tokens: int, guided: bool, plan: Plan) -> None:
+def test_a_request_uses_as_many_ranks_as_its_heads_and_tokens_allow(
+    ranks: int, tokens: int, guided: bool, plan: Plan
+) -> None:
     assert request_plan(ranks, A14B, tokens, guided) == plan
 
 
