@@ -37,6 +37,9 @@ class Speed(StrictModel):
     compile_blocks: bool = False
     """Compile the transformer's blocks (torch.compile): for the model's default size before the gang is ready, for any
     other when a task first has it."""
+    offload_weights: Literal["auto", "always", "never"] = "auto"
+    """Keep the weights in the machine's memory, each block on the GPU only while it computes; auto: where the GPU does
+    not hold them all and the model's default video besides."""
     fp8_linear: bool = False
     """Linear layers in 8-bit floats: faster on Ada, Hopper and later, with some loss of quality."""
     step_cache: Literal["off", "taylorseer"] = "off"

@@ -83,8 +83,8 @@ class Gang:
     step: int = 0
     """Steps that are done of the task in hand."""
 
-    async def start_ranks(self, slots: Iterable[Slot]) -> list[Member]:
-        """Start a rank in every slot and load the model there; they are in no process group yet.
+    async def start_ranks(self, slots: Iterable[Slot], ranks: int) -> list[Member]:
+        """Start a rank in every slot and load the model for a gang of ``ranks``; they are in no process group yet.
 
         Raises:
             ConfigError: the model or the device cannot be used.
@@ -97,7 +97,7 @@ class Gang:
             places = await self._all((actor.place.remote() for actor in actors), "to start", self.timeouts.answer)
             started = time.monotonic()
             attention = await self._all(
-                (actor.load.remote() for actor in actors), "to load the model", self.timeouts.load
+                (actor.load.remote(ranks) for actor in actors), "to load the model", self.timeouts.load
             )
         except BaseException:
             for actor in actors:

@@ -12,13 +12,17 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from app.config import ConfigError
 from app.model_folder import ModelFolder
 from app.plan import MAX_RANKS, NoPlanError, Plan, allowed_counts, gang_plan, request_plan
 from app.published import PUBLISHED, published
+
+if TYPE_CHECKING:
+    from app.skeleton import Weights
 
 GIB = 2**30
 CONTEXT_GIB = 3.0
@@ -44,7 +48,7 @@ class Demand:
     """What the ranks of one gang need for one request, in GiB."""
 
     weights: float
-    """The same on every rank: the plan splits a request's tokens, not the model."""
+    """On every rank's GPU the same: the plan splits a request's tokens, not the model."""
     encode: float
     """The request's image into latents, on every rank."""
     denoise: float
@@ -80,6 +84,8 @@ class Report:
     plan: Plan
     components: list[Component]
     demand: Demand
+    offloaded: bool
+    """Whether the weights are in the machine's memory, since the GPU does not hold them all and the request."""
     fits: bool
     advice: list[str]
     """What would make it fit, or use its ranks better."""
@@ -87,14 +93,17 @@ class Report:
     def text(self) -> str:
         """Return it for people."""
         demand = self.demand
+        place = "in the machine's memory" if self.offloaded else "on every rank"
+        verdict = ("fits" if self.fits else "does not fit") + (" with its weights offloaded" if self.offloaded else "")
         lines = [
             f"{self.model}  ({self.source})",
             f"request      {self.size}: {self.tokens:,} tokens",
             f"plan         {_count(self.ranks, 'rank')}: {self.plan}",
             "",
-            f"{'weights on every rank':<38}{'parameters':>16}{'GiB':>9}",
+            f"{'weights ' + place:<38}{'parameters':>16}{'GiB':>9}",
             *(f"  {part.name:<36}{part.parameters:>16,}{part.gib:>9.2f}" for part in self.components),
-            f"  {'sum':<36}{'':>16}{demand.weights:>9.2f}",
+            f"  {'sum':<36}{'':>16}{sum(part.gib for part in self.components):>9.2f}",
+            *([f"  {'on the GPU at one time, every rank':<52}{demand.weights:>9.2f}"] if self.offloaded else []),
             "",
             f"{'estimated peak beside the weights':<38}{'':>16}{'GiB':>9}",
             *([f"  {'image encoding, every rank':<52}{demand.encode:>9.2f}"] if demand.encode else []),
@@ -105,7 +114,7 @@ class Report:
             f"{'needed':<38}{'GPU has':>16}{'GiB':>9}",
             f"  {'every rank':<36}{self.gpu_memory:>16.2f}{demand.each:>9.2f}",
             "",
-            ("fits" if self.fits else "does not fit") + (":" if self.advice else ""),
+            verdict + (":" if self.advice else ""),
             *(f"  - {line}" for line in self.advice),
         ]
         return "\n".join(lines)
@@ -130,30 +139,29 @@ def report(
         ConfigError: the model cannot be read, or it cannot make this size.
         NoPlanError: so many ranks have no plan for it; the allowed counts are named.
     """
-    from app.skeleton import weights
-
     known = published(model_path)
     model = known or ModelFolder.read(model_path)
     size = Size(width or model.defaults.width, height or model.defaults.height, num_frames or model.defaults.num_frames)
     _check_size(model, size)
     gang_plan(ranks, model.heads)
-    guided = model.defaults.guidance_scale > 1
-    found = weights(model)
-    parts = [Component(part.component, part.parameters, part.bytes / GIB) for part in found]
-    held = sum(part.bytes for part in found) / GIB
+    parts = _weights(model)
 
     def demand_of(ranks: int, size: Size) -> Demand:
-        return _demand(model, held, ranks, size, guided)
+        found = demand(model, ranks, size)
+        offloaded = sum(part.offloaded_bytes for part in parts if part.component == "vae") + max(
+            part.offloaded_bytes for part in parts if part.component != "vae"
+        )
+        return found if found.each <= gpu_memory else replace(found, weights=offloaded / GIB)
 
-    demand = demand_of(ranks, size)
-    fits = demand.each <= gpu_memory
+    needed = demand_of(ranks, size)
+    fits = needed.each <= gpu_memory
     tokens = model.tokens(size.width, size.height, size.num_frames)
-    plan = request_plan(ranks, model.heads, tokens, guided)
+    plan = request_plan(ranks, model.heads, tokens, _guided(model))
     advice = [] if fits else _advice(model, demand_of, ranks, size, gpu_memory)
     if plan.replicas > 1:
         advice.append(
-            f"{plan.replicas} groups of ranks repeat each other's work: {tokens:,} tokens do not divide over them; "
-            "another count or size uses all ranks"
+            f"{plan.replicas} groups of ranks repeat each other's work: this request has a plan for "
+            f"{_count(ranks // plan.replicas, 'rank')}; a gang of another size uses all its ranks"
         )
     return Report(
         model=model_path,
@@ -163,23 +171,37 @@ def report(
         size=size,
         tokens=tokens,
         plan=plan,
-        components=parts,
-        demand=demand,
+        components=[Component(part.component, part.parameters, part.bytes / GIB) for part in parts],
+        demand=needed,
+        offloaded=needed.weights < sum(part.bytes for part in parts) / GIB,
         fits=fits,
         advice=advice,
     )
 
 
-def _demand(model: ModelFolder, held: float, ranks: int, size: Size, guided: bool) -> Demand:
+def demand(model: ModelFolder, ranks: int, size: Size | None = None) -> Demand:
+    """Return what each of ``ranks`` ranks needs with all weights on its GPU; the size is by default the model's."""
     from app.peak import decode_peak, denoise_peak, encode_peak
 
+    size = size or Size(model.defaults.width, model.defaults.height, model.defaults.num_frames)
     measures = (size.width, size.height, size.num_frames)
     return Demand(
-        weights=held,
+        weights=sum(part.bytes for part in _weights(model)) / GIB,
         encode=encode_peak(model, *measures) / GIB,
-        denoise=denoise_peak(model, ranks, *measures, guided) / GIB,
+        denoise=denoise_peak(model, ranks, *measures, _guided(model)) / GIB,
         decode=decode_peak(model, *measures, ranks) / GIB,
     )
+
+
+@cache
+def _weights(model: ModelFolder) -> "list[Weights]":
+    from app.skeleton import weights
+
+    return weights(model)
+
+
+def _guided(model: ModelFolder) -> bool:
+    return model.defaults.guidance_scale > 1
 
 
 def _check_size(model: ModelFolder, size: Size) -> None:
@@ -198,14 +220,7 @@ def _advice(
     def fits(ranks: int, size: Size) -> bool:
         return demand_of(ranks, size).each <= gpu_memory
 
-    demand = demand_of(ranks, size)
-    advice = [f"use GPUs with at least {demand.each:.0f} GiB"]
-    if demand.weights + CONTEXT_GIB > gpu_memory:
-        advice.append(
-            f"the weights alone take {demand.weights:.1f} GiB on every rank: neither more ranks nor a smaller request "
-            "helps; use a smaller model"
-        )
-        return advice
+    advice = [f"use GPUs with at least {demand_of(ranks, size).each:.0f} GiB"]
     more = next((count for count in allowed_counts(model.heads) if count > ranks and fits(count, size)), None)
     if more:
         advice.append(f"use {more} ranks: each then holds fewer tokens")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
 from numpy.typing import NDArray
 
-from app import speed
+from app import offload, speed
 from app.config import ConfigError, Speed
 from app.decoding import pieces
 from app.image import fitted, grey
@@ -35,22 +35,27 @@ class Pipeline:
         model_path: a diffusers Wan folder or hub id.
         device: where it computes.
         options: how it computes; by default as the model says.
+        ranks: how many are to share a request; decides whether a GPU holds all that is needed.
 
     Raises:
         ConfigError: the folder is incomplete or no Wan pipeline, or the device cannot do what ``options`` ask.
     """
 
-    def __init__(self, model_path: str, device: torch.device, options: Speed | None = None) -> None:
+    def __init__(self, model_path: str, device: torch.device, options: Speed | None = None, ranks: int = 1) -> None:
         self.model = ModelFolder.read(model_path)
         self._device = device
         self._parallelism: Parallelism | None = None
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        self._pipeline = _load(resolve(model_path), device)
+        options = options or Speed()
+        offloaded = offload.is_needed(options, self.model, ranks, device)
+        self._pipeline = _load(resolve(model_path), torch.device("cpu") if offloaded else device, device.type)
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
-        self.attention = speed.apply(options or Speed(), self._transformers, device)
+        self.attention = speed.apply(options, self._transformers, device)
+        if offloaded:
+            offload.offload(self._pipeline, self._transformers, device)
 
     def join(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
         """Enter a process group; ``leave`` the one before first."""
@@ -188,12 +193,17 @@ class Pipeline:
         return other
 
 
-def _load(folder: Any, device: torch.device) -> Any:
+def _load(folder: Any, device: torch.device, computes_on: str) -> Any:
     try:
         # Straight to the device: a copy per rank in the machine's memory first would be hundreds of GB for 8 ranks.
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(device.type), device_map=device.type)
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(computes_on), device_map=device.type)
     except PermissionError as error:
         raise unreadable(folder, error) from error
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"offload_weights: the GPU's memory does not hold this model ({str(error).splitlines()[0]}); set it "
+            "to auto or always, use a smaller model, or end what else is on the GPU"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(

@@ -105,8 +105,8 @@ class Rank:
         context = ray.get_runtime_context()
         return RankPlace(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid())
 
-    def load(self) -> str:
-        """Load the model, once; return the attention backend that it has here.
+    def load(self, ranks: int) -> str:
+        """Load the model, once, for a gang of ``ranks``; return the attention backend that it has here.
 
         Raises:
             ConfigError: the model folder or the device cannot be used.
@@ -119,7 +119,7 @@ class Rank:
             if self._device == "cpu":
                 # Ranks that share a machine's cores would otherwise each start a thread for every one of them.
                 torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-            self._pipeline = Pipeline(self._model_path, self._torch_device(), self._speed)
+            self._pipeline = Pipeline(self._model_path, self._torch_device(), self._speed, ranks)
         return self._pipeline.attention
 
     def open_store(self, timeout_seconds: float) -> tuple[str, int]:
@@ -307,6 +307,6 @@ def _translated(error: Exception) -> TaskFailedError | PeerLostError:
         return TaskFailedError(
             "out_of_memory",
             f"the GPU's memory does not hold this request ({first_line}); ask for fewer frames or a smaller picture, "
-            "or give the gang more ranks",
+            "give the gang more ranks, or set offload_weights to always",
         )
     return TaskFailedError("generation_failed", f"{type(error).__name__}: {first_line}")

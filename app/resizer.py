@@ -151,7 +151,7 @@ class Resizer:
             self._slots = self._slots[:count]
             members: list[Member] = []
             try:
-                members = await self.gang.start_ranks(self._slots)
+                members = await self.gang.start_ranks(self._slots, count)
                 self._warm = False
                 await self.gang.form(members)
                 await self.gang.warm_up()
@@ -261,7 +261,7 @@ class Resizer:
 
     async def _start(self, slots: list[Slot]) -> list[Member]:
         try:
-            return await self.gang.start_ranks(slots)
+            return await self.gang.start_ranks(slots, self._target)
         except (GangBrokenError, ConfigError) as error:
             placement.release(slots)
             raise _UnmetError(f"{len(slots)} new ranks did not start: {error}") from None

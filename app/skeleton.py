@@ -31,6 +31,8 @@ class Weights:
     component: str
     parameters: int
     bytes: int
+    offloaded_bytes: int
+    """What of them is on the GPU at one time where they are offloaded: see ``app.offload``."""
 
 
 def weights(model: ModelFolder, device: str = "cuda") -> list[Weights]:
@@ -38,10 +40,21 @@ def weights(model: ModelFolder, device: str = "cuda") -> list[Weights]:
     found = []
     for component in components(model):
         module = skeleton(model, component, device=device)
-        parameters = list(module.parameters())
-        size = sum(tensor.numel() * tensor.element_size() for tensor in (*parameters, *module.buffers()))
-        found.append(Weights(component, sum(parameter.numel() for parameter in parameters), size))
+        size = _bytes(module)
+        offloaded = size if component == "vae" else _offloaded_bytes(module)
+        found.append(Weights(component, sum(one.numel() for one in module.parameters()), size, offloaded))
     return found
+
+
+def _offloaded_bytes(module: torch.nn.Module) -> int:
+    parts = getattr(module, "blocks", None) or [one for one in module.modules() if not list(one.children())]
+    sizes = sorted(map(_bytes, parts))
+    # One computes while the next comes; what is in none of them is there all the time.
+    return _bytes(module) - sum(sizes[:-2])
+
+
+def _bytes(module: torch.nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def components(model: ModelFolder) -> list[str]:

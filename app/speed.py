@@ -86,7 +86,8 @@ def _set_attention(name: str, transformers: list[Any], device: torch.device) -> 
             f"attention_backend: {name!r} cannot be used on {device.type}; use auto or one of {', '.join(candidates)}"
         )
     if name == "auto":
-        name = fastest_attention(transformers[0].config.num_attention_heads, device)
+        config = transformers[0].config
+        name = fastest_attention(config.num_attention_heads, device, head_size=config.attention_head_dim)
     if name == "native":
         return name
     try:

@@ -27,7 +27,7 @@ _NUMBERS = {
     "leader_cpus",
     "rank_cpus",
 }
-_WORDS = {"device", "attention_backend", "compile_blocks", "fp8_linear", "step_cache"}
+_WORDS = {"device", "attention_backend", "compile_blocks", "offload_weights", "fp8_linear", "step_cache"}
 
 
 def main(arguments: list[str] | None = None) -> int:

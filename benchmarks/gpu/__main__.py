@@ -31,6 +31,7 @@ RESULTS = Path(__file__).with_name("results.json")
 SERVICE = {
     "service": Speed(),
     "service-compiled": COMPILED,
+    "service-offloaded": COMPILED.model_copy(update={"offload_weights": "always"}),
     "service-fp8": COMPILED.model_copy(update={"fp8_linear": True}),
     "service-fp8-cached": COMPILED.model_copy(update={"fp8_linear": True, "step_cache": "taylorseer"}),
 }

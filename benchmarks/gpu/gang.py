@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu.gang``: what a gang on two GPUs does besides being fast, each row JSON.
 
-How its ranks talk (from NCCL's log, and all-to-all against torchrun), a rank killed, 1 -> 2 -> 1 ranks, a task that
-does not fit into the memory, and how far two ranks are from one.
+How its ranks talk (from NCCL's log, and all-to-all against torchrun), a rank killed, 1 -> 2 -> 1 ranks, and a task that
+does not fit into the memory.
 """
 
 import argparse
@@ -24,7 +24,6 @@ import torch.distributed as dist
 
 from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
-from benchmarks.tiny_wan.videos import read_file
 from tests.app.service.harness import Service, running_cluster
 from tests.ports import free_port
 
@@ -63,7 +62,7 @@ def main() -> int:
         rows["all_to_all_torchrun"] = _under_torchrun()
         with running_cluster(redis, model, scratch / "videos", gpus=2) as service:
             rows["all_to_all_ray"] = _under_ray()
-            for measure in (_agreement, _transport, _rank_killed, _resized, _out_of_memory):
+            for measure in (_transport, _rank_killed, _resized, _out_of_memory):
                 name = measure.__name__.strip("_")
                 try:
                     rows[name] = measure(service, scratch)
@@ -116,19 +115,8 @@ def _under_ray() -> dict[str, float]:
     return dict(ray.get([task.remote(rank, 0, port) for rank in range(2)], timeout=120)[0])
 
 
-def _agreement(service: Service, scratch: Path) -> dict[str, float]:
-    """Return how far the frames of two ranks are from those of one, in parts of 255."""
-    videos = []
-    for workers in (1, 2):
-        _deploy(service, workers)
-        service.submit(f"agree-{workers}", num_inference_steps=20)
-        assert service.wait_for_end(f"agree-{workers}")["status"] == "succeeded"
-        videos.append(_frames(service, f"agree-{workers}", scratch))
-    difference = np.abs(videos[0].astype(int) - videos[1].astype(int))
-    return {"largest": int(difference.max()), "mean": float(difference.mean())}
-
-
 def _transport(service: Service, scratch: Path) -> dict[str, Any]:
+    _deploy(service, 2)
     pids = service.rank_pids()
     log = "\n".join(file.read_text(errors="replace") for pid in pids for file in scratch.glob(f"nccl.{pid}"))
     return {"channels": dict(Counter(re.findall(r"via (\S+)", log))), "ranks": len(pids)}
@@ -203,14 +191,7 @@ def _deploy(service: Service, workers: int) -> None:
         "resize_timeout_seconds": 120,
         "step_timeout_seconds": 120,
     }
-    service.deploy(workers=workers, **arguments)
-    service.wait_for_gangs(workers=workers, seconds=180)
-
-
-def _frames(service: Service, task: str, scratch: Path) -> Any:
-    file = scratch / f"{task}.mp4"
-    file.write_bytes(service.http.get(f"/generate/{task}/video").content)
-    return read_file(file)
+    service.bring_up(workers=workers, **arguments)
 
 
 if __name__ == "__main__":

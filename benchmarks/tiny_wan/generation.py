@@ -49,7 +49,7 @@ def generate(request: Request, ranks: int = 1) -> tuple[list[Frames], float]:
         the videos, and the seconds that making them took, without loading.
     """
     if ranks == 1:
-        return _make(request, load(request))
+        return make(request, load(request))
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -77,7 +77,8 @@ def defaults(model: Path) -> dict[str, Any]:
     return values
 
 
-def _make(request: Request, pipeline: Any) -> tuple[list[Frames], float]:
+def make(request: Request, pipeline: Any) -> tuple[list[Frames], float]:
+    """Make the videos with a pipeline that ``load`` returned; as ``generate`` returns them."""
     default = defaults(request.model)
     videos: list[Frames] = []
     started = time.monotonic()
@@ -104,7 +105,7 @@ def _rank(rank: int, request: Request, ranks: int, port: int, folder: str) -> No
     try:
         pipeline = load(request)
         Parallelism(torch.device("cpu")).apply(Plan(ulysses=ranks), _transformers(pipeline))
-        videos, seconds = _make(request, pipeline)
+        videos, seconds = make(request, pipeline)
         if rank == 0:
             np.savez(Path(folder) / "videos.npz", videos=np.stack(videos), seconds=seconds)
     finally:

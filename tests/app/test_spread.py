@@ -129,7 +129,7 @@ def _soon_no_disk(made: Iterable[Frames], *_: Any) -> None:
 def _two_videos(rank: int, port: int, folder: str, storage: str, write: Callable[..., None]) -> list[str | None]:
     """Return what a rank says to two tasks, the first of whose videos cannot be written."""
     worker = Rank(folder, storage, "cpu")
-    worker.load()
+    worker.load(1)
     worker.join(Rendezvous(rank, 2, rank, "127.0.0.1", port), 60)
     said: list[str | None] = []
     try:

@@ -52,6 +52,7 @@ def serve_values(file: Path) -> ServeValues:
         attention_backend=app["attentionBackend"],
         compile_blocks=app["compileBlocks"],
         fp8_linear=app["fp8Linear"],
+        offload_weights=app["offloadWeights"],
         step_cache=app["stepCache"],
         step_cache_interval=app["stepCacheInterval"],
         step_cache_warm_up=app["stepCacheWarmUp"],

@@ -21,6 +21,7 @@ Usage: {{ include "wan22.serveConfig" . }}
   "lease_seconds" $app.leaseSeconds
   "max_queued_tasks" (int $app.maxQueuedTasks)
   "max_task_seconds" $app.maxTaskSeconds
+  "offload_weights" $app.offloadWeights
   "pods" (include "wan22.pods" . | int)
   "rank_cpus" (divf (include "wan22.rankMilli" . | int) 1000.0)
   "rank_timeout_seconds" $app.rankTimeoutSeconds

@@ -1,0 +1,90 @@
+"""``python -m benchmarks.gpu.agreement``: how near the videos of each option and of two ranks are to one rank without
+options. The trained tiny Wan makes them, whose videos have structure. Without a GPU it runs on the CPU.
+"""
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
+
+from app.config import Speed
+from app.locality import local_model
+from app.pipeline import Pipeline
+from benchmarks.tiny_wan.scoring import psnr
+from tests.ports import free_port
+
+GUIDED = {"prompt": "a red circle moving right on a blue ground", "num_inference_steps": 40, "seed": 3}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "guided": GUIDED,
+    "not guided": GUIDED | {"guidance_scale": 1.0},
+    "uneven": GUIDED | {"guidance_scale": 1.0, "width": 80, "height": 48, "num_frames": 9},
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "none, again": {},
+    "attention_backend: auto": {"attention_backend": "auto"},
+    "compile_blocks": {"compile_blocks": True},
+    "both": {"attention_backend": "auto", "compile_blocks": True},
+    "offload_weights": {"offload_weights": "always"},
+    "offload_weights and both": {"offload_weights": "always", "attention_backend": "auto", "compile_blocks": True},
+    "fp8_linear": {"fp8_linear": True},
+    "step_cache": {"step_cache": "taylorseer"},
+}
+Case = tuple[str, int, int]
+"""An option, a number of ranks, and the port at which these meet."""
+
+
+def _rank(rank: int, cases: Sequence[Case], folder: str) -> None:
+    warnings.simplefilter("ignore")
+    device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+    torch.set_num_threads(1)
+    for name, ranks, port in cases:
+        if rank >= ranks:
+            continue
+        try:
+            attention, videos = _make(rank, device, name, ranks, port)
+        except Exception as error:
+            # The other rank, which does the same, fails in the same way; the next option is tried all the same.
+            attention, videos = f"{type(error).__name__}: {error}".splitlines()[0], {}
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        if rank == 0:
+            tensors = {key: torch.from_numpy(video) for key, video in videos.items()}
+            torch.save((attention, tensors), Path(folder, f"{name} {ranks}"))
+        torch.compiler.reset()
+
+
+def _make(rank: int, device: torch.device, name: str, ranks: int, port: int) -> tuple[str, dict[str, Any]]:
+    pipeline = Pipeline(str(local_model()), device, Speed(**OPTIONS[name]), ranks)
+    pipeline.join(dist.TCPStore("127.0.0.1", port, ranks, rank == 0), rank, ranks, timedelta(minutes=1))
+    defaults = pipeline.model.defaults.model_dump()
+    videos = {key: pipeline.generate(defaults | request, lambda _: True) for key, request in REQUESTS.items()}
+    pipeline.leave()
+    return pipeline.attention, videos
+
+
+def main() -> None:
+    cases = [(name, ranks, free_port()) for name in OPTIONS for ranks in (1, 2)]
+    print("| option | ranks | attention | " + " | ".join(REQUESTS) + " |\n|---|---|---|" + "---|" * len(REQUESTS))
+    with tempfile.TemporaryDirectory() as folder:
+        spawn(_rank, (cases, folder), nprocs=2)  # type: ignore[no-untyped-call]
+        _, plain = torch.load(Path(folder, "none 1"))
+        for name, ranks, _ in cases[1:]:
+            attention, videos = torch.load(Path(folder, f"{name} {ranks}"))
+            cells = [_nearness(videos[key], plain[key]) if key in videos else "failed" for key in REQUESTS]
+            print(f"| {name} | {ranks} | {attention} | {' | '.join(cells)} |", flush=True)
+
+
+def _nearness(video: torch.Tensor, reference: torch.Tensor) -> str:
+    most = int((video.int() - reference.int()).abs().max())
+    return "equal" if most == 0 else f"{psnr([video.numpy()], [reference.numpy()]):.1f} dB, at most {most} of 255"
+
+
+if __name__ == "__main__":
+    main()
