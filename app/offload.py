@@ -39,5 +39,5 @@ def offload(pipeline: Any, transformers: list[Any], device: torch.device) -> Non
     }
     for transformer in transformers:
         apply_group_offloading(transformer, offload_type="block_level", num_blocks_per_group=1, **options)
-    apply_group_offloading(pipeline.text_encoder, offload_type="leaf_level", **options)
+    apply_group_offloading(pipeline.text_encoder.encoder, offload_type="leaf_level", **options)
     pipeline.vae.to(device)

@@ -304,9 +304,11 @@ def _translated(error: Exception) -> TaskFailedError | PeerLostError:
         return PeerLostError(first_line)
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
+        # What torch says after this is about its allocator.
+        found = first_line.partition(" Including ")[0]
         return TaskFailedError(
             "out_of_memory",
-            f"the GPU's memory does not hold this request ({first_line}); ask for fewer frames or a smaller picture, "
+            f"the GPU's memory does not hold this request ({found}); ask for fewer frames or a smaller picture, "
             "give the gang more ranks, or set offload_weights to always",
         )
     return TaskFailedError("generation_failed", f"{type(error).__name__}: {first_line}")

@@ -26,15 +26,16 @@ from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
 from tests.app.service.harness import Service, running_cluster
 from tests.ports import free_port
+from tests.waiting import until
 
 RESULTS = Path(__file__).with_name("gang.json")
 _ALL_TO_ALL_BYTES = 256 * 2**20
-_TASK = {"num_inference_steps": 400, "guidance_scale": 4.0}
-_LARGE = {"width": 1280, "height": 704, "num_frames": 121, "num_inference_steps": 2}
-# Holds all of a GPU's free memory but 2 GiB until its input ends.
+_TASK = {"num_inference_steps": 200, "guidance_scale": 4.0}
+_LARGE = {"width": 1024, "height": 1024, "num_frames": 121, "num_inference_steps": 2}
+# Holds all of a GPU's free memory but 128 MiB until its input ends.
 _HOG = """
 import sys, torch
-held = torch.empty(torch.cuda.mem_get_info()[0] - 2 * 2**30, dtype=torch.uint8, device="cuda")
+held = torch.empty(torch.cuda.mem_get_info()[0] - 2**27, dtype=torch.uint8, device="cuda")
 print("full", flush=True)
 sys.stdin.read()
 """
@@ -125,8 +126,10 @@ def _transport(service: Service, scratch: Path) -> dict[str, Any]:
 def _rank_killed(service: Service, _: Path) -> dict[str, Any]:
     service.submit("killed", **_TASK)
     service.wait_for_step("killed", 20)
+    killed = service.rank_pids()[1]
     began = time.monotonic()
-    os.kill(service.rank_pids()[1], signal.SIGKILL)
+    os.kill(killed, signal.SIGKILL)
+    until("the gang knows", lambda: killed not in service.rank_pids(), 60)
     service.wait_for_gangs(workers=2)
     whole = time.monotonic() - began
     task = service.wait_for_end("killed")
