@@ -305,7 +305,7 @@ def _translated(error: Exception) -> TaskFailedError | PeerLostError:
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
         # What torch says after this is about its allocator.
-        found = first_line.partition(" Including ")[0]
+        found = first_line.partition(". Including ")[0]
         return TaskFailedError(
             "out_of_memory",
             f"the GPU's memory does not hold this request ({found}); ask for fewer frames or a smaller picture, "

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import random
 import re
 from collections.abc import Callable
@@ -16,13 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cache_dit
 import numpy as np
 from diffusers import MagCacheConfig
 
 from app.config import Speed
 from app.locality import local_model
 from benchmarks.tiny_wan import generation, scoring
+
+os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")
+import cache_dit
 
 PROMPTS = Path(__file__).with_name("tiny_wan") / "held_out_prompts.txt"
 _WARM_UP = 6

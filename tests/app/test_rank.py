@@ -1,9 +1,10 @@
 """What a rank is told and which device it takes; no GPU is needed to check either."""
 
 import pytest
+import torch
 
 from app.config import ConfigError
-from app.rank import Rendezvous, device_index
+from app.rank import Rendezvous, TaskFailedError, _translated, device_index
 
 
 def test_every_rank_gets_all_five_rendezvous_variables() -> None:
@@ -39,3 +40,12 @@ def test_a_rank_without_a_gpu_is_told_so() -> None:
 def test_a_gpu_that_is_not_visible_is_told_so() -> None:
     with pytest.raises(ConfigError, match=r"Ray gave this rank GPU \['9'\], torch sees 2 GPUs"):
         device_index(2, ["9"], None)
+
+
+def test_out_of_memory_is_told_without_the_allocators_own_advice() -> None:
+    found = "CUDA out of memory. Tried to allocate 24.00 MiB. GPU 0 has 139.80 GiB of which 17.50 MiB is free"
+    error = _translated(torch.OutOfMemoryError(f"{found}. Including non-PyTorch memory, this process has 1.7 GiB"))
+    assert isinstance(error, TaskFailedError)
+    assert error.code == "out_of_memory"
+    assert f"({found}); ask for fewer frames" in error.message
+    assert "set offload_weights to always" in error.message

@@ -172,8 +172,8 @@ def running_cluster(
         "PYTHONPATH": str(ROOT),
         "RAY_AUTH_MODE": "disabled",
         "RAY_health_check_period_ms": "1000",
-        # A deployment that cannot start says so after its first try; by default Serve tries three times.
-        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1",
+        # A deployment that cannot start says so after two tries; by default Serve tries three times.
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "2",
         # Ray runs its workers at niceness 15; beside other work they would starve, and deadlines with them.
         "RAY_worker_niceness": "0",
     }
