@@ -5,7 +5,8 @@ Nothing is loaded and no GPU is needed. The weights are exact: the model's own c
 in the dtypes that a rank loads. What a request allocates is an estimate: the same code as a rank's runs on tensors
 without data, and the largest sum of live tensors is taken. What a kernel takes for itself, the allocator's rounding and
 the device's context are not in it; an allowance stands for them. Checked on a CPU, where a process' memory grows by 1
-to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding; never yet against a GPU.
+to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding. On an H200, A14B at 832x480 with
+its weights offloaded allocated 8.98 GiB at most, where 9.71 are estimated without the allowance.
 """
 
 import argparse
