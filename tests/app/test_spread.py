@@ -90,7 +90,7 @@ def _break_and_repeat(rank: int, ports: list[int], folder: str) -> list[Any]:
     config = pipeline.model.defaults.model_dump() | {"seed": 7}
     results: list[Any] = []
     for port, broken in zip(ports, (False, True, False), strict=True):
-        pipeline.join(dist.TCPStore("127.0.0.1", port, 2, rank == 0), rank, 2, timedelta(seconds=4))
+        pipeline.join(dist.TCPStore("127.0.0.1", port, 2, rank == 0), rank, 2, timedelta(seconds=10))
         end_block = pipeline._pipeline.vae.decoder.up_blocks[-1]
         try:
             with _together(), mock.patch.object(end_block, "forward", _fail) if broken and rank else _together():

@@ -31,7 +31,7 @@ ARGS: dict[str, Any] = {
     "leader_cpus": 0.1,
     "rank_cpus": 0.1,
     "lease_seconds": 4,
-    "rank_timeout_seconds": 10,
+    "rank_timeout_seconds": 12,
     "step_timeout_seconds": 30,
     "resize_timeout_seconds": 6,
     "max_task_seconds": 60,
