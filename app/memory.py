@@ -146,13 +146,13 @@ def report(
     _check_size(model, size)
     gang_plan(ranks, model.heads)
     parts = _weights(model)
+    at_one_time = {part.component: part.offloaded_bytes / GIB for part in parts}
+    # The VAE stays, the others take turns.
+    offloaded = at_one_time.pop("vae") + max(at_one_time.values())
 
     def demand_of(ranks: int, size: Size) -> Demand:
         found = demand(model, ranks, size)
-        offloaded = sum(part.offloaded_bytes for part in parts if part.component == "vae") + max(
-            part.offloaded_bytes for part in parts if part.component != "vae"
-        )
-        return found if found.each <= gpu_memory else replace(found, weights=offloaded / GIB)
+        return found if found.each <= gpu_memory else replace(found, weights=offloaded)
 
     needed = demand_of(ranks, size)
     fits = needed.each <= gpu_memory

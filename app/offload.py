@@ -1,7 +1,8 @@
 """Keeps a pipeline's weights in the machine's memory; each block is on the GPU only around the time when it computes.
 
-The copy of a block to the GPU runs beside the computing of the one before (diffusers' group offloading). The machine
-has the weights once: they stay in the page cache of the model's files, which all ranks of a node share.
+diffusers' group offloading copies a block to the GPU while the one before computes. Weights whose files have the dtype
+in which a rank loads them stay in the page cache of those files, which all ranks of a node share; of others each rank
+has a copy.
 """
 
 import logging

@@ -44,7 +44,7 @@ def _rank(rank: int, cases: Sequence[Case]) -> None:
     warnings.simplefilter("ignore")
     device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
     torch.set_num_threads(1)
-    plain: dict[str, Any] = {}
+    plain: dict[str, Any] | None = None
     for name, ranks, port in cases:
         if rank >= ranks:
             continue
@@ -55,9 +55,12 @@ def _rank(rank: int, cases: Sequence[Case]) -> None:
             attention, videos = f"{type(error).__name__}: {error}".splitlines()[0], {}
             if dist.is_initialized():
                 dist.destroy_process_group()
-        plain = plain or videos
+        if plain is None:
+            plain = videos
         if rank == 0:
-            cells = [_nearness(videos[key], plain[key]) if key in videos else "failed" for key in REQUESTS]
+            cells = [
+                _nearness(videos[key], plain[key]) if key in videos and key in plain else "failed" for key in REQUESTS
+            ]
             print(f"| {name} | {ranks} | {attention} | {' | '.join(cells)} |", flush=True)
         torch.compiler.reset()
 

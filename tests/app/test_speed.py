@@ -130,9 +130,10 @@ def test_compiled_blocks_stay_near_where_tokens_divide_and_where_not(tiny_model:
     uneven = UNGUIDED | {"width": 80, "height": 48, "num_frames": 1}  # 15 tokens
     plain = alone(tiny_model, {}, UNGUIDED, uneven)
     compiled = {"compile_blocks": True}
+    one = make(0, 1, free_port(), str(tiny_model), compiled, UNGUIDED)
     two = world.call(2, make, 2, free_port(), str(tiny_model), compiled, UNGUIDED, uneven)[0]
     # Fused sums round otherwise: not one pixel in its last bit more.
-    for (wanted, _), (frames, _) in zip(plain, two, strict=True):
+    for (wanted, _), (frames, _) in zip([plain[0], *plain], [*one, *two], strict=True):
         assert np.abs(np.asarray(frames).astype(int) - wanted).max() <= 1
 
 
