@@ -50,7 +50,7 @@ cluster-down: setup ## End that node with everything in it
 
 .PHONY: test
 test: setup tools ## Run all tests that need no running pods
-	@.venv/bin/pytest --durations=12
+	@.venv/bin/pytest -n 2 --durations=12
 
 .PHONY: e2e
 e2e: setup node-tools ## Run the tests on a real node (or on the cluster of E2E_KUBECONFIG)

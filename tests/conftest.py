@@ -6,11 +6,36 @@ from collections.abc import Iterator
 import psutil
 import pytest
 import redis
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from app.task_store.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
 from tests.app.service.harness import Service, running_cluster
 from tests.app.service.warm import warm_workers
+
+SHARED = {
+    "tests/app/service/": "Ray",
+    "tests/wan22_doctor/test_programs.py": "Ray",
+    "tests/control_plane/": "control plane",
+}
+"""What there is once a run, by the tests that use it."""
+
+
+class OneOfEach(LoadFileScheduling):  # type: ignore[misc]
+    """Gives each process whole files, and all files that share something large to one process.
+
+    xdist's own way, the mark ``xdist_group``, has no effect with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((thing for path, thing in SHARED.items() if nodeid.startswith(path)), super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    """Answer ``pytest -n``."""
+    return OneOfEach(config, log)
 
 
 @pytest.fixture(scope="session")
