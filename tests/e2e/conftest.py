@@ -12,8 +12,10 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.control_plane.api import Refused
+from tests.e2e import planted
 from tests.e2e.cluster import Cluster, CommandFailed
 from tests.e2e.diagnosis import diagnose
 from tests.e2e.release import Release
@@ -45,6 +47,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for name in places:
             report.sections.append((f"Namespace {name} when it failed", diagnose(found["cluster"], name)))
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print a table of the faults that the doctor named."""
+    if table := planted.table(terminalreporter.getreports("passed")):
+        Console(width=120).print("", table)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +106,7 @@ def release(cluster: Cluster, namespace: str) -> Iterator[Release]:
 
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster) -> Iterator[Release]:
-    """One release that many tests share, a worker pod for every rank; ask for ``standing`` instead."""
+    """One release a process that many tests share, a worker pod for every rank; ask for ``standing`` instead."""
     name = f"e2e-{os.getpid()}-standing"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
@@ -134,7 +142,7 @@ def _remove(cluster: Cluster, namespace: str) -> None:
                 cluster.api.request("DELETE", path)
                 if item["metadata"].get("finalizers") and cluster.api.get(path):
                     cluster.api.merge(path, {"metadata": {"finalizers": []}})
-    cluster.kubectl("delete", "pods", "--all", f"--namespace={namespace}", "--grace-period=1", "--wait=false")
+    cluster.kubectl("delete", "pods", "--all", f"--namespace={namespace}", "--grace-period=0", "--force")
     path = f"/api/v1/namespaces/{namespace}"
     cluster.api.delete(path)
     _leaving.append(path)

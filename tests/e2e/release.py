@@ -130,7 +130,7 @@ class Release:
 
     def until_settled(self) -> None:
         """Wait until the operator has nothing left to do: the pods that were too many are gone, and Ray knows it."""
-        until("the operator's status is ready", lambda: self.status().get("phase") == "ready", READY_SECONDS)
+        until("the operator's status is ready", lambda: self.status().get("phase") == "ready", READY_SECONDS, every=0.3)
 
     # Videos.
 

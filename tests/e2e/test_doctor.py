@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tests.control_plane.manifests import ray_service
+from tests.e2e import planted
 from tests.e2e.cluster import Cluster
 from tests.e2e.release import Release
 from tests.waiting import until
@@ -31,6 +29,8 @@ class Report:
     status: int
     seconds: float
     findings: list[Json] = field(repr=False)
+    record: Callable[[str, object], None] = field(repr=False)
+    """Keeps something of the running test for the end of the run."""
 
     def wrong(self) -> dict[str, list[str]]:
         """Return what failed, by check."""
@@ -50,30 +50,17 @@ class Report:
         named = [one for one in failed if all(word in one["evidence"] for word in words)]
         assert named, str(self)
         one = named[0]
-        TABLE.append((fault, check, one["evidence"], one["remedy"]))
+        self.record(planted.FAULT, (fault, check, one["evidence"], one["remedy"]))
 
     def __str__(self) -> str:
         return "\n".join(f"{one['check']}: {one['result']}: {one['evidence']}" for one in self.findings)
 
 
 Doctor = Callable[..., Report]
-TABLE: list[tuple[str, str, str, str]] = []
-"""What was planted, and what the doctor said of it: check, evidence and remedy."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Print the table at the end."""
-    yield
-    rows = Table("planted fault", "check", "evidence → remedy", title="Planted faults, as the doctor names them")
-    for fault, check, evidence, remedy in TABLE:
-        rows.add_row(fault, check, Text(f"{evidence}\n→ {remedy}"), end_section=True)
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        Console(width=120).print("", rows)
 
 
 @pytest.fixture
-def doctor(cluster: Cluster) -> Doctor:
+def doctor(cluster: Cluster, record_property: Callable[[str, object], None]) -> Doctor:
     """Runs the doctor as a user does, in a process of its own."""
 
     def run(namespace: str, *arguments: str) -> Report:
@@ -87,7 +74,7 @@ def doctor(cluster: Cluster) -> Doctor:
         assert done.stdout, done.stderr
         value = json.loads(done.stdout)
         assert value["exit_status"] == done.returncode
-        return Report(done.returncode, value["seconds"], value["findings"])
+        return Report(done.returncode, value["seconds"], value["findings"], record_property)
 
     return run
 
@@ -141,7 +128,7 @@ def test_redis_that_may_evict_tasks(standing: Release, doctor: Doctor) -> None:
 def test_redis_that_is_away(standing: Release, doctor: Doctor) -> None:
     scale(standing, "statefulset/wan22-redis", 0)
     try:
-        until("Redis is gone", lambda: not standing.pods("redis"), 60)
+        until("Redis is gone", lambda: not standing.pods("redis"), 60, every=0.3)
         report = doctor(standing.namespace)
     finally:
         scale(standing, "statefulset/wan22-redis", 1)
@@ -156,7 +143,7 @@ def operator_away(release: Release) -> Iterator[None]:
     """Take the operator away, so that its webhooks refuse nothing, and bring it back."""
     scale(release, "deployment/wan22-operator", 0)
     try:
-        until("the operator is gone", lambda: not release.pods("operator"), 60)
+        until("the operator is gone", lambda: not release.pods("operator"), 60, every=0.3)
         yield
     finally:
         scale(release, "deployment/wan22-operator", 2)

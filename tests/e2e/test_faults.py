@@ -64,7 +64,7 @@ def test_a_lost_redis_costs_no_attempt(standing: Release) -> None:
     def another() -> bool:
         return [pod["metadata"]["uid"] for pod in standing.pods("redis")] != [old["metadata"]["uid"]]
 
-    until("another Redis pod", another, 60)
+    until("another Redis pod", another, 60, every=0.3)
     standing.until_ready(2)
     task = standing.wait_for_end("redis-lost")
     assert (task["status"], task["attempt"]) == ("succeeded", 1)
@@ -73,7 +73,7 @@ def test_a_lost_redis_costs_no_attempt(standing: Release) -> None:
 
 def test_a_lost_operator_goes_on_where_it_was(standing: Release) -> None:
     standing.annotate(total_workers=4)
-    until("the pods come", lambda: len(standing.pod_names("ray-worker")) == 4, 60)
+    until("the pods come", lambda: len(standing.pod_names("ray-worker")) == 4, 60, every=0.3)
     for pod in standing.pod_names("operator"):
         kill(standing, pod)
     standing.until_ready(4)

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,10 +21,12 @@ POD = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path / f"e2e-{os.getpid()}")
-    yield place
-    host.down(place)
+def place() -> Iterator[Place]:
+    # The path of a socket has 104 characters at most; those of the tests' own folders may be longer.
+    with tempfile.TemporaryDirectory(prefix="node-") as folder:
+        place = Place(Path(folder))
+        yield place
+        host.down(place)
 
 
 def with_a_pod(place: Place, folder: Path) -> None:

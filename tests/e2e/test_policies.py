@@ -45,7 +45,12 @@ def foreigner(cluster: Cluster, standing: Release, namespaces: Callable[[], str]
         },
     }
     cluster.apply(pod, namespace=namespace)
-    until("the foreigner runs", lambda: all(map(ready, cluster.pods(namespace))) and cluster.pods(namespace), 60)
+    until(
+        "the foreigner runs",
+        lambda: all(map(ready, cluster.pods(namespace))) and cluster.pods(namespace),
+        60,
+        every=0.3,
+    )
 
     def reached(*addresses: str) -> set[str]:
         return set(cluster.execute(namespace, "foreigner", "python3", "-c", TRY, *addresses).split())

@@ -34,9 +34,9 @@ def test_serve_run_by_hand_then_the_operator(cluster: Cluster, release: Release)
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         # It listens on the head pod's loopback alone.
-        until("its gang stands", lambda: [gang["have"] for gang in _gangs(release)] == [2], 180)
+        until("its gang stands", lambda: [gang["have"] for gang in _gangs(release)] == [2], 180, every=0.5)
         _inside(release, "generate", {"task_id": "by-hand"})
-        task = until("it ends", lambda: _ended(release, "by-hand"), 120)
+        task = until("it ends", lambda: _ended(release, "by-hand"), 120, every=0.5)
         assert (task["status"], task["attempt"]) == ("succeeded", 1)
     finally:
         running.kill()

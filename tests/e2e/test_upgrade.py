@@ -39,7 +39,7 @@ def test_an_image_that_cannot_start_burns_no_task_and_the_old_gang_serves_on(sta
     def stuck() -> bool:
         return any(phase(pod) in ("ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff") for pod in standing.pods())
 
-    until("its pods cannot start", stuck, 90)
+    until("its pods cannot start", stuck, 90, every=0.3)
     assert standing.make("meanwhile")["attempt"] == 1
     (after,) = standing.gangs()
     assert after["pid"] == before["pid"]
@@ -47,11 +47,18 @@ def test_an_image_that_cannot_start_burns_no_task_and_the_old_gang_serves_on(sta
     standing.change("image.tag=")
     # KubeRay makes a new cluster for the values that the old one has, and switches to it. Its clean-up of the one that
     # never stood has the image that is nowhere, so a person ends that, as the chart's README says.
-    until("the one that never stood is to go", lambda: "deletionTimestamp" in standing.cluster_meta(never), 120)
+    until(
+        "the one that never stood is to go", lambda: "deletionTimestamp" in standing.cluster_meta(never), 120, every=0.3
+    )
     standing.cluster.kubectl(
         "patch", f"--namespace={standing.namespace}", "raycluster", never, "--type=merge", "--patch", NO_FINALIZERS
     )
-    until("one new cluster is left", lambda: len(standing.clusters()) == 1 and old not in standing.clusters(), 300)
+    until(
+        "one new cluster is left",
+        lambda: len(standing.clusters()) == 1 and old not in standing.clusters(),
+        300,
+        every=0.3,
+    )
     standing.until_ready(2)
     assert standing.make("afterwards")["attempt"] == 1
 
@@ -63,7 +70,7 @@ def test_in_two_steps_where_the_gpus_do_not_suffice_for_two_clusters(standing: R
     standing.wait_for_step("runs")
     image = other_image(standing)
     standing.change("ray.suspend=true")
-    until("no Ray pod is left", lambda: not standing.pods("ray-head") + standing.pods("ray-worker"), 120)
+    until("no Ray pod is left", lambda: not standing.pods("ray-head") + standing.pods("ray-worker"), 120, every=0.3)
     standing.change("ray.suspend=false", image)
     standing.until_ready(2)
     assert_all_succeeded([standing.wait_for_end(name) for name in names])

@@ -60,6 +60,8 @@ class Supervisor:
         cgroups.make(self.place.cgroup)
         for agent in components.AGENTS:
             self._run(agent(self.place))
+        # KubeRay looks for a type that is not served yet only every ten seconds.
+        self._until("KubeRay's types are served", self._types_served)
         self._run(components.kuberay(self.place))
         volumes.serve_in_background(self.place)
         self._until("the node is Ready", self._node_ready)
@@ -115,6 +117,10 @@ class Supervisor:
     def _ctr(self, *arguments: str) -> bool:
         command = ["ctr", f"--address={self.place.socket}", "--namespace=k8s.io", *arguments]
         return subprocess.run(command, capture_output=True).returncode == 0
+
+    def _types_served(self) -> bool:
+        served = self._kubectl("api-resources", "--api-group=ray.io", "--output=name").split()
+        return len(served) == len(kuberay_crds())
 
     def _node_ready(self) -> bool:
         condition = '{range .items[*].status.conditions[?(@.type=="Ready")]}{.status}{end}'
