@@ -54,7 +54,7 @@ test: setup tools ## Run all tests that need no running pods
 
 .PHONY: e2e
 e2e: setup node-tools ## Run the tests on a real node (or on the cluster of E2E_KUBECONFIG)
-	@.venv/bin/pytest tests/e2e -n 2 --durations=12
+	@.venv/bin/pytest tests/e2e --durations=12
 
 .PHONY: check
 check: setup tools ## Check format, lint, types, imports and the chart

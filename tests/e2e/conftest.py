@@ -106,7 +106,7 @@ def release(cluster: Cluster, namespace: str) -> Iterator[Release]:
 
 @pytest.fixture(scope="session")
 def installed(cluster: Cluster) -> Iterator[Release]:
-    """One release a process that many tests share, a worker pod for every rank; ask for ``standing`` instead."""
+    """One release that many tests share, a worker pod for every rank; ask for ``standing`` instead."""
     name = f"e2e-{os.getpid()}-standing"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
