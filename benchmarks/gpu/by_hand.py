@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from diffusers import ContextParallelConfig, DiffusionPipeline
 from diffusers.utils import logging
+from torch.distributed.rendezvous import rendezvous
 
 from app.config import Speed
 from app.parallel import one_device_on_cpu
@@ -37,8 +38,7 @@ Make = Callable[[dict[str, Any], Path], None]
 
 def same(folder: str, device: torch.device) -> Make:
     pipeline = Pipeline(folder, device, COMPILED if device.type == "cuda" else Speed())
-    # torchrun's own store is on MASTER_PORT; the group meets on one beside it.
-    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]) + 1, _world(), _rank() == 0)
+    store, _, _ = next(rendezvous("env://"))
     pipeline.join(store, _rank(), _world(), timedelta(minutes=10))
     defaults = pipeline.model.defaults.model_dump()
 

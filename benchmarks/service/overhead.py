@@ -89,6 +89,7 @@ def _torchrun_rank() -> None:
 
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     from app.pipeline import Pipeline
     from app.video import write_mp4
@@ -96,8 +97,7 @@ def _torchrun_rank() -> None:
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     pipeline = Pipeline(os.environ["MODEL_PATH"], torch.device("cpu"))
-    # torchrun's own store is on MASTER_PORT; the group meets on one beside it.
-    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]) + 1, world, rank == 0)
+    store, _, _ = next(rendezvous("env://"))
     pipeline.join(store, rank, world, timedelta(seconds=60))
     config = pipeline.model.defaults.model_dump() | CONFIG
     times = []
