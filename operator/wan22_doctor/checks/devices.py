@@ -36,7 +36,7 @@ def _pod(pod: str, torch: Json, device: str, gpus: int) -> Iterator[Finding]:
     elif device == "cpu":
         return
     elif torch.get("error"):
-        remedy = "run nvidia-smi in the pod; where it answers, the pod was only slow to import torch: ask again"
+        remedy = "see the node's driver: nvidia-smi; where there was only no answer in time, ask again"
         yield failed(f"pod {pod}: torch {torch['version']}: {torch['error']}", remedy)
     elif not torch["available"]:
         why = "it was built without CUDA" if not torch["cuda"] else f"it was built for CUDA {torch['cuda']}"
