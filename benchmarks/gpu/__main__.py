@@ -33,6 +33,7 @@ SERVICE = {
     "service-compiled": COMPILED,
     "service-offloaded": COMPILED.model_copy(update={"offload_weights": "always"}),
     "service-fp8": COMPILED.model_copy(update={"fp8_linear": True}),
+    "service-cached": COMPILED.model_copy(update={"step_cache": "taylorseer"}),
     "service-fp8-cached": COMPILED.model_copy(update={"fp8_linear": True, "step_cache": "taylorseer"}),
 }
 BY_HAND = {
@@ -141,7 +142,9 @@ def _peak_gib() -> Iterator[list[float]]:
     over = threading.Event()
 
     def watch() -> None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        query += [f"--id={visible}"] if visible else []
         while not over.wait(1):
             lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
             found.append(max(map(float, lines)) / 1024)
