@@ -64,7 +64,7 @@ def peer(folder: str, device: torch.device, cached: bool) -> Make:
     import cache_dit
 
     pipeline = _plain(folder, device)
-    attention = "_native_cudnn" if device.type == "cuda" else "native"
+    attention = "_sdpa_cudnn" if device.type == "cuda" else "native"
     parallel = cache_dit.ParallelismConfig(ulysses_size=_world(), attention_backend=attention) if _world() > 1 else None
     # By default it computes 8 blocks to judge by; the tiny model has 2.
     computed = min(8, len(pipeline.transformer.blocks) // 2)

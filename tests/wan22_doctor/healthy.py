@@ -193,7 +193,7 @@ def worker() -> Json:
     """Return what ``programs/worker.py`` answers in a pod with one GPU."""
     return {
         "torch": {
-            "version": "2.11.0",
+            "version": "2.11.0+cu130",
             "nccl": "2.28.9",
             "cuda": "13.0",
             "available": True,

@@ -164,6 +164,8 @@ class Fault:
 
 
 W = Result.WARNING
+LATE = {"version": "2.11.0", "nccl": "2.28.9", "error": "no answer within 6 s", "late": True}
+"""What a worker says of torch where it takes too long."""
 SERVED = frozenset({"rayclusters", "rayservices"})
 FAULTS = (
     Fault(
@@ -355,6 +357,21 @@ FAULTS = (
         "devices",
         "torch sees 0 devices, the GPU limit is 1",
         "CUDA_VISIBLE_DEVICES",
+    ),
+    Fault(
+        "torch that fails",
+        lambda f: worker(f)["torch"].update(error="RuntimeError: CUDA error: system not yet initialized"),
+        "devices",
+        "torch 2.11.0+cu130: RuntimeError: CUDA error",
+        "driver",
+    ),
+    Fault(
+        "torch that is only slow",
+        lambda f: worker(f).update(torch=LATE),
+        "devices",
+        f"pod {WORKERS[0]}: torch 2.11.0: no answer within 6 s",
+        "ask again",
+        W,
     ),
     Fault(
         "pods with different images",
@@ -682,6 +699,12 @@ def test_a_worker_pod_that_does_not_answer_is_named_and_the_others_are_judged() 
     silent = NotSeen("pod b: the worker program took more than 8 s", "kubectl top pod b", Cause.FAULT)
     findings = judge(replace(facts, workers={WORKERS[0]: healthy.worker(), WORKERS[1]: silent}))
     assert of(findings, Result.FAILED) == {"devices": "pod b: the worker program took more than 8 s"}
+
+
+def test_pods_that_are_all_late_are_no_fault() -> None:
+    found = judge(replace(healthy.facts(), workers={name: healthy.worker() | {"torch": LATE} for name in WORKERS}))
+    assert [finding.result for finding in found if finding.check == "devices"] == [Result.WARNING] * 2
+    assert of(found, Result.FAILED) == {}
 
 
 def test_a_cpu_pod_is_no_fault_where_the_device_is_cpu() -> None:

@@ -124,6 +124,13 @@ def test_a_worker_asked_for_cuda_says_that_torch_sees_none(pod: dict[str, str]) 
     assert (found["available"], found["count"]) == (False, 0)
 
 
+def test_a_worker_that_is_slow_to_import_torch_says_so(tmp_path: Path) -> None:
+    env = {"MODEL_PATH": "", "STORAGE_URI": tmp_path.as_uri(), "REDIS_URL": ""}
+    found = run("worker", env, device="cuda", marker=".doctor-1", seconds=0)["torch"]
+    assert (found["late"], found["error"]) == (True, "no answer within 0 s")
+    assert found["version"] == version("torch")
+
+
 def test_a_worker_says_what_is_wrong_with_model_and_storage(pod: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     spoilt = {"MODEL_PATH": "/no/such/model", "STORAGE_URI": f"file://{tmp_path}/file/videos", "REDIS_URL": ""}

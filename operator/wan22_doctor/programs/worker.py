@@ -45,9 +45,13 @@ def _in_time(name: str, answer: "Future[dict[str, Any]]", left: float, seconds: 
     try:
         return answer.result(timeout=max(0.0, left))
     except TimeoutError:
-        about = {"torch": {"version": _version("torch")}, "model": {"path": os.environ.get("MODEL_PATH", "")}}
-        about |= {"storage": {"uri": os.environ.get("STORAGE_URI", "")}, "redis": {"server": "Redis"}}
-        return about[name] | {"error": f"no answer within {seconds:g} s"}
+        about: dict[str, dict[str, Any]] = {
+            "torch": {"version": _version("torch"), "nccl": _nccl()},
+            "model": {"path": os.environ.get("MODEL_PATH", "")},
+            "storage": {"uri": os.environ.get("STORAGE_URI", "")},
+            "redis": {"server": "Redis"},
+        }
+        return about[name] | {"error": f"no answer within {seconds:g} s", "late": True}
 
 
 def _torch(device: str) -> dict[str, Any]:
