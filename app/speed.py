@@ -90,12 +90,11 @@ def _set_attention(name: str, transformers: list[Any], device: torch.device) -> 
     if name == "auto":
         config = transformers[0].config
         name = fastest_attention(config.num_attention_heads, device, head_size=config.attention_head_dim)
-    if name == "native":
-        return name
     try:
         backend = _activated(name)
-        for transformer in transformers:
-            transformer.set_attention_backend(backend)
+        if name != "native":
+            for transformer in transformers:
+                transformer.set_attention_backend(backend)
     except (RuntimeError, ValueError, ImportError) as error:
         raise ConfigError(f"attention_backend: {name!r} cannot be used here: {error}") from None
     return name

@@ -163,7 +163,7 @@ def test_flash_attention_of_a_package_takes_the_place_of_torchs_own(
     assert current_flash_attention_impl() == "FA4"
     assert transformer.blocks[0].attn1.processor._attention_backend == "_native_flash"
     # Another choice gives torch its own back.
-    assert speed._activated("_native_cudnn") == "_native_cudnn"
+    assert speed._set_attention("native", [transformer], torch.device("cuda")) == "native"
     assert current_flash_attention_impl() is None
     kernels.remove.assert_called_once_with()
 
