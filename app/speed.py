@@ -59,8 +59,8 @@ def apply(speed: Speed, transformers: list[Any], device: torch.device) -> str:
     if speed.compile_blocks:
         _check_compiler()
         for block in (block for transformer in transformers for block in transformer.blocks):
-            # Not block.compile(): what is hooked on a block later (offloading, the split of a sequence) would be part of
-            # the compiled code, and offloading, which cannot be compiled, would break it up, for each block anew.
+            # Not block.compile(): what is hooked on a block later (offloading, a split sequence) would be compiled
+            # with it, and offloading, which cannot be compiled, would break it up, for each block anew.
             block.forward = torch.compile(block.forward)
     return attention
 
