@@ -29,14 +29,14 @@ class StrictModel(BaseModel):
 
 
 class Speed(StrictModel):
-    """How ranks run the model; the defaults change nothing of its results."""
+    """How ranks run the model; the defaults change nothing of its results but the order of sums."""
 
-    attention_backend: str = "native"
+    attention_backend: str = "auto"
     """A diffusers attention backend, fa3 or fa4 (FlashAttention-3 and -4), or auto: the fastest of those that run here,
     by a measurement at load."""
-    compile_blocks: bool = False
+    compile_blocks: Literal["auto", "always", "never"] = "auto"
     """Compile the transformer's blocks (torch.compile): for the model's default size before the gang is ready, for any
-    other when a task first has it."""
+    other when a task first has it; auto: on a GPU that holds the weights."""
     offload_weights: Literal["auto", "always", "never"] = "auto"
     """Keep the weights in the machine's memory, each block on the GPU only while it computes; auto: where the GPU does
     not hold them all and the model's default video besides."""

@@ -140,8 +140,6 @@ class Gang:
         Raises:
             GangBrokenError: a rank died or hangs.
         """
-        if not self.settings.speed.compile_blocks:
-            return
         began = time.monotonic()
         try:
             await self._all(
@@ -150,7 +148,7 @@ class Gang:
         except TaskFailedError as error:
             _log.warning("the model's default video cannot be made here: %s; smaller ones may", error.message)
             await self.form(self.members)
-        _log.info("compiled in %.2f s", time.monotonic() - began)
+        _log.info("warm in %.2f s", time.monotonic() - began)
 
     async def generate(self, config: dict[str, Any], path: str) -> str | None:
         """Run one task on every rank; return the video's path, or None if it was cancelled.

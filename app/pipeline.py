@@ -53,7 +53,8 @@ class Pipeline:
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
-        self.attention = speed.apply(options, self._transformers, device)
+        self._compiled = speed.compiles(options, device, offloaded)
+        self.attention = speed.apply(options, self._transformers, device, compiled=self._compiled)
         if offloaded:
             offload.offload(self._pipeline, self._transformers, device)
 
@@ -140,10 +141,12 @@ class Pipeline:
         return 1 if self._device.type == "cpu" else dist.get_world_size()
 
     def warm_up(self) -> None:
-        """Make the model's default video in two steps, so that what is compiled for it is there before the first task.
+        """Where blocks are compiled, make the model's default video in two steps: a task like it then begins at once.
 
         Two are the fewest that reach both experts. Every rank of the group calls this.
         """
+        if not self._compiled:
+            return
         defaults = self.model.defaults
         config = defaults.model_dump() | {"num_inference_steps": 2, "seed": 0}
         image = grey(defaults.width, defaults.height) if self.model.image == "required" else None

@@ -1,7 +1,8 @@
-"""What may make a model faster, put on its transformers when a rank has loaded them; all of it is off unless asked for.
+"""What makes a model faster, put on its transformers when a rank has loaded them.
 
-Attention backend and compilation change the order of sums; FP8 linear layers and the step cache lose some quality. What
-a device cannot do is refused by name when the rank starts, never left out in silence.
+Attention backend and compilation change the order of sums, and a GPU has them unless told otherwise; FP8 linear layers
+and the step cache lose some quality, and are there where asked for. What a device cannot do is refused by name when the
+rank starts, never left out in silence.
 """
 
 import logging
@@ -33,8 +34,15 @@ _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 _FP8_CAPABILITY = (8, 9)
 
 
-def apply(speed: Speed, transformers: list[Any], device: torch.device) -> str:
-    """Put ``speed`` on ``transformers``; return the attention backend that they have.
+def compiles(speed: Speed, device: torch.device, offloaded: bool) -> bool:
+    """Return whether blocks are to be compiled: as set, or on a GPU that holds the weights."""
+    if speed.compile_blocks != "auto":
+        return speed.compile_blocks == "always"
+    return device.type == "cuda" and not offloaded
+
+
+def apply(speed: Speed, transformers: list[Any], device: torch.device, *, compiled: bool) -> str:
+    """Put ``speed`` on ``transformers``, their blocks ``compiled`` or not; return the attention backend that they have.
 
     Raises:
         ConfigError: the device cannot do what is asked; names the setting and what it can.
@@ -56,7 +64,7 @@ def apply(speed: Speed, transformers: list[Any], device: torch.device) -> str:
                     use_lite_mode=True,
                 )
             )
-    if speed.compile_blocks:
+    if compiled:
         _check_compiler()
         for block in (block for transformer in transformers for block in transformer.blocks):
             # Not block.compile(): what is hooked on a block later (offloading, a split sequence) would be compiled
@@ -70,7 +78,7 @@ def _check_compiler() -> None:
     if not any(map(shutil.which, names)):
         raise ConfigError(
             "compile_blocks: torch.compile needs a C++ compiler, and none is on PATH; install g++ and Python's headers "
-            "(the project's own image has both), or set compile_blocks to false"
+            "(the project's own image has both), or set compile_blocks to never"
         )
 
 

@@ -24,17 +24,17 @@ import torch
 from app.config import Device, Speed
 from app.model_folder import ModelFolder
 from benchmarks.gpu import service
-from benchmarks.gpu.works import COMPILED, WORKS, Work, step_flop, write_model
+from benchmarks.gpu.works import WORKS, Work, step_flop, write_model
 from tests.ports import free_port
 
 RESULTS = Path(__file__).with_name("results.json")
 SERVICE = {
     "service": Speed(),
-    "service-compiled": COMPILED,
-    "service-offloaded": COMPILED.model_copy(update={"offload_weights": "always"}),
-    "service-fp8": COMPILED.model_copy(update={"fp8_linear": True}),
-    "service-cached": COMPILED.model_copy(update={"step_cache": "taylorseer"}),
-    "service-fp8-cached": COMPILED.model_copy(update={"fp8_linear": True, "step_cache": "taylorseer"}),
+    "service-plain": Speed(attention_backend="native", compile_blocks="never"),
+    "service-offloaded": Speed(offload_weights="always"),
+    "service-fp8": Speed(fp8_linear=True),
+    "service-cached": Speed(step_cache="taylorseer"),
+    "service-fp8-cached": Speed(fp8_linear=True, step_cache="taylorseer"),
 }
 BY_HAND = {
     "torchrun-same": "same",

@@ -25,16 +25,21 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "not guided": GUIDED | {"guidance_scale": 1.0},
     "uneven": GUIDED | {"guidance_scale": 1.0, "width": 80, "height": 48, "num_frames": 9},
 }
+PLAIN: dict[str, Any] = {"attention_backend": "native", "compile_blocks": "never"}
 OPTIONS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "none, again": {},
-    "attention_backend: auto": {"attention_backend": "auto"},
-    "compile_blocks": {"compile_blocks": True},
-    "both": {"attention_backend": "auto", "compile_blocks": True},
-    "offload_weights": {"offload_weights": "always"},
-    "offload_weights and both": {"offload_weights": "always", "attention_backend": "auto", "compile_blocks": True},
-    "fp8_linear": {"fp8_linear": True},
-    "step_cache": {"step_cache": "taylorseer"},
+    "none": PLAIN,
+    "none, again": PLAIN,
+    "attention_backend: auto": PLAIN | {"attention_backend": "auto"},
+    "compile_blocks": PLAIN | {"compile_blocks": "always"},
+    "both": {"attention_backend": "auto", "compile_blocks": "always"},
+    "offload_weights": PLAIN | {"offload_weights": "always"},
+    "offload_weights and both": {
+        "offload_weights": "always",
+        "attention_backend": "auto",
+        "compile_blocks": "always",
+    },
+    "fp8_linear": PLAIN | {"fp8_linear": True},
+    "step_cache": PLAIN | {"step_cache": "taylorseer"},
 }
 Case = tuple[str, int, int]
 """An option, a number of ranks, and the port at which these meet."""

@@ -2,9 +2,8 @@
 
 ``torchrun ... -m benchmarks.gpu.by_hand SYSTEM MODEL WORK STEPS...``
 
-``same`` is this project's own pipeline and plan without the service, on a GPU as in ``service-compiled``; ``eager`` is
-plain diffusers with Ulysses; ``cache-dit`` and ``cache-dit-cached`` are diffusers with what cache-dit adds, without and
-with its cache.
+``same`` is this project's own pipeline and plan without the service; ``eager`` is plain diffusers with Ulysses;
+``cache-dit`` and ``cache-dit-cached`` are diffusers with what cache-dit adds, without and with its cache.
 Rank 0 prints the seconds of a video for each count of steps, after one video that is not counted.
 """
 
@@ -26,18 +25,17 @@ from diffusers import ContextParallelConfig, DiffusionPipeline
 from diffusers.utils import logging
 from torch.distributed.rendezvous import rendezvous
 
-from app.config import Speed
 from app.parallel import one_device_on_cpu
 from app.pipeline import Pipeline
 from app.skeleton import rank_dtypes
 from app.video import write_mp4, write_mp4_as_made
-from benchmarks.gpu.works import COMPILED, WORKS
+from benchmarks.gpu.works import WORKS
 
 Make = Callable[[dict[str, Any], Path], None]
 
 
 def same(folder: str, device: torch.device) -> Make:
-    pipeline = Pipeline(folder, device, COMPILED if device.type == "cuda" else Speed())
+    pipeline = Pipeline(folder, device)
     store, _, _ = next(rendezvous("env://"))
     pipeline.join(store, _rank(), _world(), timedelta(minutes=10))
     defaults = pipeline.model.defaults.model_dump()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.config import Speed
 from app.model_folder import ModelFolder
 from app.published import published
 from app.skeleton import components, skeleton
@@ -42,9 +41,6 @@ class Work:
             "seed": 1,
         }
 
-
-COMPILED = Speed(attention_backend="auto", compile_blocks=True)
-"""What changes nothing but the order of sums."""
 
 WORKS = {
     work.name: work

@@ -70,12 +70,29 @@ def lossless() -> Frames:
     return alone(local_model(), {}, {"num_inference_steps": 40})[0][0]
 
 
-def test_everything_is_off_by_default(tiny_model: Path) -> None:
+def test_what_costs_quality_is_off_by_default_and_a_cpu_compiles_nothing(tiny_model: Path) -> None:
     assert AppArgs().speed() == Speed()
     (transformer,) = Pipeline(str(tiny_model), torch.device("cpu"))._transformers
     assert not transformer.is_cache_enabled
     assert not any(isinstance(module, speed.Fp8Linear) for module in transformer.modules())
-    assert all(block._compiled_call_impl is None for block in transformer.blocks)
+    assert not any("forward" in vars(block) for block in transformer.blocks)
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "offloaded", "compiled"),
+    [
+        ("auto", "cuda", False, True),
+        ("auto", "cuda", True, False),
+        ("auto", "cpu", False, False),
+        ("always", "cpu", True, True),
+        ("never", "cuda", False, False),
+    ],
+)
+def test_blocks_are_compiled_on_a_gpu_that_holds_the_weights(
+    setting: str, device: str, offloaded: bool, compiled: bool
+) -> None:
+    options = Speed.model_validate({"compile_blocks": setting})
+    assert speed.compiles(options, torch.device(device), offloaded) is compiled
 
 
 def test_the_attention_that_is_fastest_on_a_cpu_changes_nothing(lossless: Frames) -> None:
@@ -123,13 +140,13 @@ def test_a_request_after_a_cancelled_one_starts_with_an_empty_cache(tiny_model: 
 def test_blocks_cannot_be_compiled_without_a_compiler(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ConfigError, match=r"compile_blocks: torch.compile needs a C\+\+ compiler, .* install g\+\+"):
-        Pipeline(str(tiny_model), torch.device("cpu"), Speed(compile_blocks=True))
+        Pipeline(str(tiny_model), torch.device("cpu"), Speed(compile_blocks="always"))
 
 
 def test_compiled_blocks_stay_near_where_tokens_divide_and_where_not(tiny_model: Path, world: World) -> None:
     uneven = UNGUIDED | {"width": 80, "height": 48, "num_frames": 1}  # 15 tokens
     plain = alone(tiny_model, {}, UNGUIDED, uneven)
-    compiled = {"compile_blocks": True}
+    compiled = {"compile_blocks": "always"}
     one = make(0, 1, free_port(), str(tiny_model), compiled, UNGUIDED)
     two = world.call(2, make, 2, free_port(), str(tiny_model), compiled, UNGUIDED, uneven)[0]
     # Fused sums round otherwise: not one pixel in its last bit more.

@@ -56,7 +56,7 @@ def test_a_wrong_argument_fails_the_deployment_by_name(service: Service) -> None
 
 def test_a_gang_with_compiled_blocks_is_ready_when_they_are_compiled(service: Service, tmp_path: Path) -> None:
     env = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    service.bring_up(workers=1, compile_blocks=True, env=env)
+    service.bring_up(workers=1, compile_blocks="always", env=env)
     compiled = set(tmp_path.rglob("*.so"))
     assert compiled
     service.submit("first")
