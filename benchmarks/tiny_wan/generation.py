@@ -63,7 +63,9 @@ def load(request: Request) -> Any:
     """Load the pipeline in float32 and put the request's options on it."""
     pipeline = DiffusionPipeline.from_pretrained(request.model, dtype=torch.float32).to(request.device)
     pipeline.set_progress_bar_config(disable=True)
-    speed.apply(request.speed, _transformers(pipeline), torch.device(request.device))
+    # The kernels that auto may choose on a GPU take no float32.
+    options = request.speed.model_copy(update={"attention_backend": "native"})
+    speed.apply(options, _transformers(pipeline), torch.device(request.device), compiled=False)
     return pipeline
 
 
