@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch._dynamo.utils import counters
 from torch.nn.attention import _registry as attention_registry
 from torch.nn.attention import current_flash_attention_impl
 
@@ -143,11 +144,16 @@ def test_blocks_cannot_be_compiled_without_a_compiler(tiny_model: Path, monkeypa
         Pipeline(str(tiny_model), torch.device("cpu"), Speed(compile_blocks="always"))
 
 
-def test_compiled_blocks_stay_near_where_tokens_divide_and_where_not(tiny_model: Path, world: World) -> None:
+def test_compiled_blocks_stay_near_offloaded_and_where_tokens_divide_and_where_not(
+    tiny_model: Path, world: World
+) -> None:
     uneven = UNGUIDED | {"width": 80, "height": 48, "num_frames": 1}  # 15 tokens
     plain = alone(tiny_model, {}, UNGUIDED, uneven)
     compiled = {"compile_blocks": "always"}
-    one = make(0, 1, free_port(), str(tiny_model), compiled, UNGUIDED)
+    torch.compiler.reset()
+    counters.clear()
+    one = make(0, 1, free_port(), str(tiny_model), compiled | {"offload_weights": "always"}, UNGUIDED)
+    assert counters["stats"]["unique_graphs"] == 1, "what offloading hooks on a block does not break it up"
     two = world.call(2, make, 2, free_port(), str(tiny_model), compiled, UNGUIDED, uneven)[0]
     # Fused sums round otherwise: not one pixel in its last bit more.
     for (wanted, _), (frames, _) in zip([plain[0], *plain], [*one, *two], strict=True):
