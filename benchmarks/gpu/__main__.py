@@ -54,6 +54,7 @@ def main(words: list[str] | None = None) -> int:
             for ranks in arguments.gpus:
                 for system in arguments.systems:
                     row = _measure(work, folder, ranks, system, arguments.steps, device, Path(scratch))
+                    row["machine"] = arguments.machine
                     print(json.dumps(row), flush=True)
                     _keep(arguments.results, row)
     return 0
@@ -70,6 +71,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, help=f"default: {RESULTS.name} beside this program")
     parser.add_argument("--models", type=Path, help="keep the models here, 45 GB for A14B, and use what is here")
     parser.add_argument("--scratch", type=Path, help="for videos, and models that are not kept")
+    parser.add_argument("--machine", default=platform.node(), help="its name in the rows, which it keeps apart")
     arguments = parser.parse_args(words)
     if not gpus and set(arguments.work) != {"tiny"}:
         parser.error("argument --work: torch sees no GPU here; without one only tiny is measured, to try this program")
@@ -159,12 +161,15 @@ def _peak_gib() -> Iterator[list[float]]:
 
 
 def _keep(file: Path, row: dict[str, Any]) -> None:
-    """Put ``row`` into the results; it replaces the one of the same work, GPUs and system."""
-    key = ("work", "gpus", "system")
+    """Put ``row`` into the results; it replaces the one of the same work, GPUs, system and machine."""
     rows = json.loads(file.read_text()) if file.exists() else []
-    rows = [one for one in rows if any(one[name] != row[name] for name in key)] + [row]
-    rows.sort(key=lambda one: tuple(one[name] for name in key))
+    rows = sorted([*(one for one in rows if _key(one) != _key(row)), row], key=_key)
     file.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    # The first rows were kept without a machine.
+    return row["work"], row["gpus"], row["system"], row.get("machine", "")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 options. The trained tiny Wan makes them, whose videos have structure. Without a GPU it runs on the CPU.
 """
 
+import argparse
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -80,7 +81,10 @@ def _make(rank: int, device: torch.device, name: str, ranks: int, port: int) -> 
 
 
 def main() -> None:
-    cases = [(name, ranks, free_port()) for name in OPTIONS for ranks in (1, 2)]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.agreement", description=__doc__)
+    parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS), help='always after "none"')
+    chosen = ["none", *(name for name in parser.parse_args().options if name != "none")]
+    cases = [(name, ranks, free_port()) for name in chosen for ranks in (1, 2)]
     print("| option | ranks | attention | " + " | ".join(REQUESTS) + " |\n|---|---|---|" + "---|" * len(REQUESTS))
     spawn(_rank, (cases,), nprocs=2)  # type: ignore[no-untyped-call]
 
