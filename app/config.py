@@ -36,9 +36,9 @@ class Speed(StrictModel):
     by a measurement at load."""
     compile_blocks: Literal["auto", "always", "never"] = "auto"
     """Compile the transformer's blocks (torch.compile): for the model's default size before the gang is ready, for any
-    other when a task first has it; auto: on a GPU that holds the weights."""
+    other when a task first has it; auto: on a GPU."""
     offload_weights: Literal["auto", "always", "never"] = "auto"
-    """Keep the weights in the machine's memory, each block on the GPU only while it computes; auto: where the GPU does
+    """Keep the weights in the machine's memory, its components on the GPU in turn; auto: where the GPU does
     not hold them all and the model's default video besides."""
     fp8_linear: bool = False
     """Linear layers in 8-bit floats: faster on Ada, Hopper and later, with some loss of quality."""

@@ -5,8 +5,7 @@ Nothing is loaded and no GPU is needed. The weights are exact: the model's own c
 in the dtypes that a rank loads. What a request allocates is an estimate: the same code as a rank's runs on tensors
 without data, and the largest sum of live tensors is taken. What a kernel takes for itself, the allocator's rounding and
 the device's context are not in it; an allowance stands for them. Checked on a CPU, where a process' memory grows by 1
-to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding. On an H200, A14B at 832x480 with
-its weights offloaded allocated 8.98 GiB at most, where 9.71 are estimated without the allowance.
+to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding.
 """
 
 import argparse
@@ -50,6 +49,8 @@ class Demand:
 
     weights: float
     """On every rank's GPU the same: the plan splits a request's tokens, not the model."""
+    decoding_weights: float
+    """What of them is there while frames are decoded; where components come in turn, the VAE alone."""
     encode: float
     """The request's image into latents, on every rank."""
     denoise: float
@@ -59,8 +60,10 @@ class Demand:
 
     @property
     def each(self) -> float:
-        """All of that on one rank, with the allowances."""
-        return self.weights + max(self.encode, self.denoise, self.decode) * (1 + WORKSPACE_SHARE) + CONTEXT_GIB
+        """The most of that at one time on one rank, with the allowances."""
+        before = self.weights + max(self.encode, self.denoise) * (1 + WORKSPACE_SHARE)
+        decoding = self.decoding_weights + self.decode * (1 + WORKSPACE_SHARE)
+        return max(before, decoding) + CONTEXT_GIB
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,13 @@ class Report:
             *(f"  {part.name:<36}{part.parameters:>16,}{part.gib:>9.2f}" for part in self.components),
             f"  {'sum':<36}{'':>16}{sum(part.gib for part in self.components):>9.2f}",
             *([f"  {'on the GPU at one time, every rank':<52}{demand.weights:>9.2f}"] if self.offloaded else []),
+            *([f"  {'of them while frames are decoded':<52}{demand.decoding_weights:>9.2f}"] if self.offloaded else []),
             "",
             f"{'estimated peak beside the weights':<38}{'':>16}{'GiB':>9}",
             *([f"  {'image encoding, every rank':<52}{demand.encode:>9.2f}"] if demand.encode else []),
             f"  {'denoising step, every rank':<52}{demand.denoise:>9.2f}",
             f"  {'decoding, every rank':<52}{demand.decode:>9.2f}",
-            f"  {f'allowance: {WORKSPACE_SHARE:.0%} of the largest, and':<52}{CONTEXT_GIB:>9.2f}",
+            f"  {f'allowance: {WORKSPACE_SHARE:.0%} of these, and':<52}{CONTEXT_GIB:>9.2f}",
             "",
             f"{'needed':<38}{'GPU has':>16}{'GiB':>9}",
             f"  {'every rank':<36}{self.gpu_memory:>16.2f}{demand.each:>9.2f}",
@@ -146,13 +150,17 @@ def report(
     _check_size(model, size)
     gang_plan(ranks, model.heads)
     parts = _weights(model)
-    at_one_time = {part.component: part.offloaded_bytes / GIB for part in parts}
-    # The VAE stays, the others take turns.
-    offloaded = at_one_time.pop("vae") + max(at_one_time.values())
+    sizes = {part.component: part.bytes / GIB for part in parts}
+    vae = sizes.pop("vae")
 
     def demand_of(ranks: int, size: Size) -> Demand:
         found = demand(model, ranks, size)
-        return found if found.each <= gpu_memory else replace(found, weights=offloaded)
+        # All but the VAE come in turn, and it decodes alone: see app.offload.
+        return (
+            found
+            if found.each <= gpu_memory
+            else replace(found, weights=vae + max(sizes.values()), decoding_weights=vae)
+        )
 
     needed = demand_of(ranks, size)
     fits = needed.each <= gpu_memory
@@ -186,8 +194,10 @@ def demand(model: ModelFolder, ranks: int, size: Size | None = None) -> Demand:
 
     size = size or Size(model.defaults.width, model.defaults.height, model.defaults.num_frames)
     measures = (size.width, size.height, size.num_frames)
+    weights = sum(part.bytes for part in _weights(model)) / GIB
     return Demand(
-        weights=sum(part.bytes for part in _weights(model)) / GIB,
+        weights=weights,
+        decoding_weights=weights,
         encode=encode_peak(model, *measures) / GIB,
         denoise=denoise_peak(model, ranks, *measures, _guided(model)) / GIB,
         decode=decode_peak(model, *measures, ranks) / GIB,

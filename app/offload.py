@@ -1,15 +1,20 @@
-"""Keeps a pipeline's weights in the machine's memory; each block is on the GPU only around the time when it computes.
+"""Keeps a pipeline's weights in the machine's memory; its components come to the GPU in turn.
 
-diffusers' group offloading copies a block to the GPU while the one before computes. Weights whose files have the dtype
-in which a rank loads them stay in the page cache of those files, which all ranks of a node share; of others each rank
-has a copy.
+A request needs its text encoder once, then one expert after the other, then the VAE's decoder, so one of them is on the
+GPU at a time: each comes when it is called, in place of the one before. Within a step nothing is copied, so a step is
+as fast as with all weights there, and its blocks can be compiled. Weights whose files have the dtype in which a rank
+loads them stay in the page cache of those files, which all ranks of a node share; of others each rank has a copy.
+
+diffusers' own ways do not serve ranks that share a request. ``enable_model_cpu_offload`` copies weights back, so that
+each rank gets its own, and takes the hooks that split a request off the model after each. Group offloading, block by
+block on a second stream, stopped for ever in the first step of two ranks on GPUs (A14B, torch 2.11, NCCL).
 """
 
 import logging
 from typing import Any
 
 import torch
-from diffusers.hooks import apply_group_offloading
+from accelerate.hooks import ModelHook, add_hook_to_module
 
 from app.config import Speed
 from app.memory import GIB, demand
@@ -29,16 +34,51 @@ def is_needed(options: Speed, model: ModelFolder, ranks: int, device: torch.devi
 
 
 def offload(pipeline: Any, transformers: list[Any], device: torch.device) -> None:
-    """Offload what a diffusers Wan pipeline has loaded on the CPU; the VAE, which is small, goes to ``device``."""
-    streams = device.type != "cpu"
-    options = {
-        "onload_device": device,
-        "offload_device": torch.device("cpu"),
-        "use_stream": streams,
-        "record_stream": streams,
-        "low_cpu_mem_usage": streams,
-    }
-    for transformer in transformers:
-        apply_group_offloading(transformer, offload_type="block_level", num_blocks_per_group=1, **options)
-    apply_group_offloading(pipeline.text_encoder.encoder, offload_type="leaf_level", **options)
-    pipeline.vae.to(device)
+    """Offload what a diffusers Wan pipeline has loaded on the CPU; the rest of the VAE, small, goes to ``device``."""
+    place = _Place(device)
+    for module in (pipeline.text_encoder, *transformers, pipeline.vae.decoder):
+        add_hook_to_module(module, _ComesWhenCalled(module, place))
+    for module in pipeline.vae.children():
+        if module is not pipeline.vae.decoder:
+            module.to(device)
+
+
+class _Place:
+    """The room on ``device`` for the weights of one module."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._taken_by: _ComesWhenCalled | None = None
+
+    def give_to(self, hook: "_ComesWhenCalled") -> None:
+        if self._taken_by is hook:
+            return
+        if self._taken_by is not None:
+            self._taken_by.leave()
+            self._taken_by = None
+        hook.come()
+        self._taken_by = hook
+
+
+class _ComesWhenCalled(ModelHook):  # type: ignore[misc]
+    def __init__(self, module: torch.nn.Module, place: _Place) -> None:
+        # By this attribute a pipeline finds out where it computes.
+        self.execution_device = place.device
+        self._place = place
+        self._kept = [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
+
+    def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        self._place.give_to(self)
+        return args, kwargs
+
+    def come(self) -> None:
+        try:
+            for tensor, kept in self._kept:
+                tensor.data = kept.to(self._place.device, copy=True)
+        except torch.OutOfMemoryError:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        for tensor, kept in self._kept:
+            tensor.data = kept

@@ -53,7 +53,7 @@ class Pipeline:
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
-        self._compiled = speed.compiles(options, device, offloaded)
+        self._compiled = speed.compiles(options, device)
         self.attention = speed.apply(options, self._transformers, device, compiled=self._compiled)
         if offloaded:
             offload.offload(self._pipeline, self._transformers, device)

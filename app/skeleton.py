@@ -31,8 +31,6 @@ class Weights:
     component: str
     parameters: int
     bytes: int
-    offloaded_bytes: int
-    """What of them is on the GPU at one time where they are offloaded: see ``app.offload``."""
 
 
 def weights(model: ModelFolder, device: str = "cuda") -> list[Weights]:
@@ -40,17 +38,8 @@ def weights(model: ModelFolder, device: str = "cuda") -> list[Weights]:
     found = []
     for component in components(model):
         module = skeleton(model, component, device=device)
-        size = _bytes(module)
-        offloaded = size if component == "vae" else _offloaded_bytes(module)
-        found.append(Weights(component, sum(one.numel() for one in module.parameters()), size, offloaded))
+        found.append(Weights(component, sum(one.numel() for one in module.parameters()), _bytes(module)))
     return found
-
-
-def _offloaded_bytes(module: torch.nn.Module) -> int:
-    parts = getattr(module, "blocks", None) or [one for one in module.modules() if not list(one.children())]
-    sizes = sorted(map(_bytes, parts))
-    # One computes while the next comes; what is in none of them is there all the time.
-    return _bytes(module) - sum(sizes[:-2])
 
 
 def _bytes(module: torch.nn.Module) -> int:

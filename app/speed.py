@@ -34,11 +34,9 @@ _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 _FP8_CAPABILITY = (8, 9)
 
 
-def compiles(speed: Speed, device: torch.device, offloaded: bool) -> bool:
-    """Return whether blocks are to be compiled: as set, or on a GPU that holds the weights."""
-    if speed.compile_blocks != "auto":
-        return speed.compile_blocks == "always"
-    return device.type == "cuda" and not offloaded
+def compiles(speed: Speed, device: torch.device) -> bool:
+    """Return whether blocks are to be compiled: as set, or on a GPU."""
+    return speed.compile_blocks == "always" or (speed.compile_blocks == "auto" and device.type == "cuda")
 
 
 def apply(speed: Speed, transformers: list[Any], device: torch.device, *, compiled: bool) -> str:
@@ -67,8 +65,7 @@ def apply(speed: Speed, transformers: list[Any], device: torch.device, *, compil
     if compiled:
         _check_compiler()
         for block in (block for transformer in transformers for block in transformer.blocks):
-            # Not block.compile(): what is hooked on a block later (offloading, a split sequence) would be compiled
-            # with it, and offloading, which cannot be compiled, would break it up, for each block anew.
+            # Not block.compile(): what is hooked on a block later (a split sequence) would be compiled with it.
             block.forward = torch.compile(block.forward)
     return attention
 

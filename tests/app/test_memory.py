@@ -96,7 +96,7 @@ def test_weights_that_the_gpu_does_not_hold_are_offloaded(model: str, ranks: int
     answer = report(model, ranks, gpu_memory)
     assert answer.offloaded
     assert answer.fits
-    assert answer.demand.weights < 5 < sum(part.gib for part in answer.components)
+    assert answer.demand.weights < 0.6 * sum(part.gib for part in answer.components)
     assert "fits with its weights offloaded" in answer.text()
 
 

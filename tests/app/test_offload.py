@@ -1,5 +1,10 @@
 """Offloaded weights change no frame, and are offloaded where a GPU does not hold them."""
 
+import itertools
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,17 +12,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from app.config import Speed
 from app.memory import GIB
 from app.offload import is_needed
+from app.pipeline import Pipeline
 from app.published import PUBLISHED, published
 from tests.app.test_pipeline import GUIDED, UNGUIDED
-from tests.app.test_speed import CACHED, alone, make
+from tests.app.test_speed import CACHED, SCENE, alone, make
 from tests.app.world import World
 from tests.ports import free_port
 
 OFFLOADED = {"offload_weights": "always"}
+
+
+@contextmanager
+def offloaded(folder: Path) -> Iterator[Pipeline]:
+    """Yield a pipeline of one rank, its weights offloaded."""
+    pipeline = Pipeline(str(folder), torch.device("cpu"), Speed.model_validate(OFFLOADED))
+    pipeline.join(dist.TCPStore("127.0.0.1", free_port(), 1, True), 0, 1, timedelta(seconds=60))
+    try:
+        yield pipeline
+    finally:
+        pipeline.leave()
+
+
+def run(pipeline: Pipeline) -> None:
+    pipeline.generate(pipeline.model.defaults.model_dump() | SCENE | GUIDED, lambda _: True)
 
 
 @pytest.mark.parametrize("options", [{}, {"fp8_linear": True}, CACHED], ids=["plain", "fp8", "cached"])
@@ -31,6 +53,52 @@ def test_offloaded_weights_change_nothing_on_one_and_two_ranks(
     for wanted, (first, _), (second, _) in zip(expected, one, two, strict=True):
         assert np.array_equal(first, wanted)
         assert np.array_equal(np.asarray(second), wanted)
+
+
+def test_text_encoder_experts_and_decoder_are_there_in_turn(two_expert_model: Path) -> None:
+    with offloaded(two_expert_model) as pipeline:
+        names = ("text_encoder", "transformer", "transformer_2", "vae.decoder")
+        modules = {name: operator.attrgetter(name)(pipeline._pipeline) for name in names}
+        kept = {name: [one.data_ptr() for one in module.parameters()] for name, module in modules.items()}
+
+        def there() -> list[str]:
+            return [
+                name
+                for name, module in modules.items()
+                if [one.data_ptr() for one in module.parameters()] != kept[name]
+            ]
+
+        seen: list[tuple[str, list[str]]] = []
+        for name, module in modules.items():
+            inner = next(one for one in module.modules() if isinstance(one, (torch.nn.Linear, torch.nn.Conv3d)))
+            inner.register_forward_pre_hook(lambda _, __, name=name: seen.append((name, there())))
+        assert there() == []
+        for _ in range(2):
+            run(pipeline)
+    assert all(found == [name] for name, found in seen)
+    turns = [name for name, _ in itertools.groupby(name for name, _ in seen)]
+    assert turns == [*names, *names]
+
+
+def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with offloaded(two_expert_model) as pipeline:
+        run(pipeline)
+        kept = [kept for _, kept in pipeline._transformers[0]._hf_hook._kept]
+        to = torch.Tensor.to
+
+        def full(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if tensor is kept[-1]:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return to(tensor, *args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.Tensor, "to", full)
+            with pytest.raises(torch.OutOfMemoryError):
+                run(pipeline)
+        module = pipeline._transformers[0]
+        there = [one.data_ptr() for one in (*module.parameters(), *module.buffers())]
+        assert there == [one.data_ptr() for one in kept]
+        run(pipeline)
 
 
 @pytest.mark.parametrize(
