@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from app.model_folder import ModelFolder
 from app.published import PUBLISHED, published
 from benchmarks.gpu import by_hand, works
-from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.__main__ import _keep, main
 from benchmarks.gpu.works import WORKS, Work, step_flop, write_model
 from tests.app.world import World
 from tests.ports import free_port
@@ -74,6 +74,15 @@ def test_a_run_makes_a_row_of_what_it_measured(tmp_path: Path, capsys: pytest.Ca
     assert "tflops_per_gpu" not in row, "a CPU has none"
     assert "peak_gib" not in row
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_row_replaces_that_of_the_same_machine_alone(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    row = {"work": "tiny", "gpus": 1, "system": "service"}
+    for machine, seconds in (("b", 1), ("a", 2), ("b", 3)):
+        _keep(results, row | {"machine": machine, "seconds_per_step": seconds})
+    kept = [(one["machine"], one["seconds_per_step"]) for one in json.loads(results.read_text())]
+    assert kept == [("a", 2), ("b", 3)]
 
 
 @pytest.fixture(scope="module")
