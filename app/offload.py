@@ -36,6 +36,7 @@ def is_needed(options: Speed, model: ModelFolder, ranks: int, device: torch.devi
 def offload(pipeline: Any, transformers: list[Any], device: torch.device) -> None:
     """Offload what a diffusers Wan pipeline has loaded on the CPU; the rest of the VAE, small, goes to ``device``."""
     place = _Place(device)
+    add_hook_to_module(pipeline.vae, _ComputesOn(device))
     for module in (pipeline.text_encoder, *transformers, pipeline.vae.decoder):
         add_hook_to_module(module, _ComesWhenCalled(module, place))
     for module in pipeline.vae.children():
@@ -60,10 +61,16 @@ class _Place:
         self._taken_by = hook
 
 
-class _ComesWhenCalled(ModelHook):  # type: ignore[misc]
+class _ComputesOn(ModelHook):  # type: ignore[misc]
+    """By its attribute, which every module of a pipeline must have, the pipeline knows where to put its tensors."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.execution_device = device
+
+
+class _ComesWhenCalled(_ComputesOn):
     def __init__(self, module: torch.nn.Module, place: _Place) -> None:
-        # By this attribute a pipeline finds out where it computes.
-        self.execution_device = place.device
+        super().__init__(place.device)
         self._place = place
         self._kept = [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
 

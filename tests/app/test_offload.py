@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from app.config import Speed
 from app.memory import GIB
-from app.offload import is_needed
+from app.offload import is_needed, offload
 from app.pipeline import Pipeline
 from app.published import PUBLISHED, published
 from tests.app.test_pipeline import GUIDED, UNGUIDED
@@ -78,6 +78,17 @@ def test_text_encoder_experts_and_decoder_are_there_in_turn(two_expert_model: Pa
     assert all(found == [name] for name, found in seen)
     turns = [name for name, _ in itertools.groupby(name for name, _ in seen)]
     assert turns == [*names, *names]
+
+
+@pytest.mark.parametrize("folder", ["tiny_model", "two_expert_model", "image_model", "text_or_image_model"])
+def test_the_pipeline_puts_its_tensors_where_it_computes(folder: str, request: pytest.FixtureRequest) -> None:
+    pipeline = Pipeline(str(request.getfixturevalue(folder)), torch.device("cpu"))
+    device = torch.device("meta")
+    offload(pipeline._pipeline, pipeline._transformers, device)
+    for image in (False, True) if pipeline.model.image == "optional" else (False,):
+        assert pipeline._pipeline_for(image)._execution_device == device
+    assert pipeline._pipeline.vae.device == device
+    assert pipeline._pipeline.text_encoder.device == torch.device("cpu")
 
 
 def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
