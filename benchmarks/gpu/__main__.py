@@ -1,7 +1,8 @@
 """``python -m benchmarks.gpu``: measure each work on each system with 1 and 2 GPUs, one JSON row each.
 
 A row's ``seconds_per_step`` is the slope between two videos of different step counts, so text encoding, VAE and mp4 are
-not in it; ``seconds_beside_steps`` is what they take. What was not measured is not in the results.
+not in it; ``seconds_beside_steps`` is what they take, where a person ran it by hand also before and after the steps
+apart. What was not measured is not in the results.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch
 from app.config import Device, Speed
 from app.model_folder import ModelFolder
 from benchmarks.gpu import service
+from benchmarks.gpu.by_hand import Taken
 from benchmarks.gpu.works import WORKS, Work, step_flop, write_model
 from tests.ports import free_port
 
@@ -92,7 +94,13 @@ def _measure(
     more: dict[str, Any] = {}
     with _peak_gib() as peak:
         if system in BY_HAND:
-            seconds = _by_hand(BY_HAND[system], folder, work, ranks, [few, many])
+            by_hand = _by_hand(BY_HAND[system], folder, work, ranks, [few, many])
+            seconds = [video.all for video in by_hand]
+            step = (seconds[1] - seconds[0]) / (many - few)
+            # With a cache the first step takes longer than most.
+            if "cached" not in system:
+                more["seconds_before_steps"] = by_hand[1].first_step - step
+            more["seconds_after_steps"] = by_hand[1].after_steps
         else:
             with service.running(folder, scratch, ranks, device, SERVICE[system]) as running:
                 videos = service.videos(running.client, work, [few, many])
@@ -124,7 +132,7 @@ def _measure(
     return row | ({"peak_gib": max(peak)} if peak else {})
 
 
-def _by_hand(kind: str, folder: Path, work: Work, ranks: int, steps: list[int]) -> list[float]:
+def _by_hand(kind: str, folder: Path, work: Work, ranks: int, steps: list[int]) -> list[Taken]:
     command = [
         *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)),
         *("--master-port", str(free_port()), "-m", "benchmarks.gpu.by_hand", kind, str(folder), work.name),
@@ -134,7 +142,7 @@ def _by_hand(kind: str, folder: Path, work: Work, ranks: int, steps: list[int]) 
     output = subprocess.run(command, capture_output=True, text=True, env=environment)
     if output.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{output.stderr[-4000:]}")
-    return [float(second) for second in json.loads(output.stdout.strip().splitlines()[-1])]
+    return [Taken(*video) for video in json.loads(output.stdout.strip().splitlines()[-1])]
 
 
 @contextmanager

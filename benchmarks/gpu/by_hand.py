@@ -4,7 +4,7 @@
 
 ``same`` is this project's own pipeline and plan without the service; ``eager`` is plain diffusers with Ulysses;
 ``cache-dit`` and ``cache-dit-cached`` are diffusers with what cache-dit adds, without and with its cache.
-Rank 0 prints the seconds of a video for each count of steps, after one video that is not counted.
+Rank 0 prints what a video took for each count of steps, after one video that is not counted.
 """
 
 import functools
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +31,18 @@ from app.skeleton import rank_dtypes
 from app.video import write_mp4, write_mp4_as_made
 from benchmarks.gpu.works import WORKS
 
-Make = Callable[[dict[str, Any], Path], None]
+Make = Callable[[dict[str, Any], Path, Callable[[], None]], None]
+"""Makes a video of a request in a file; calls the last at each step's end."""
+
+
+class Taken(NamedTuple):
+    """What one video took, in seconds."""
+
+    all: float
+    first_step: float
+    """From the request to the end of its first step: text encoding and a step."""
+    after_steps: float
+    """From the end of its last step to the file: decoding and mp4."""
 
 
 def same(folder: str, device: torch.device) -> Make:
@@ -40,8 +51,12 @@ def same(folder: str, device: torch.device) -> Make:
     pipeline.join(store, _rank(), _world(), timedelta(minutes=10))
     defaults = pipeline.model.defaults.model_dump()
 
-    def make(request: dict[str, Any], file: Path) -> None:
-        pieces = pipeline.stream(defaults | request, lambda _: True)
+    def make(request: dict[str, Any], file: Path, step_ended: Callable[[], None]) -> None:
+        def go_on(_: int) -> bool:
+            step_ended()
+            return True
+
+        pieces = pipeline.stream(defaults | request, go_on)
         if pieces is not None:
             write_mp4_as_made(pieces, defaults["fps"], file)
 
@@ -96,10 +111,16 @@ def _transformers(pipeline: Any) -> list[Any]:
 
 
 def _maker(pipeline: Any) -> Make:
-    def make(request: dict[str, Any], file: Path) -> None:
+    def make(request: dict[str, Any], file: Path, step_ended: Callable[[], None]) -> None:
+        def on_step_end(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            step_ended()
+            return tensors
+
         arguments = {name: value for name, value in request.items() if name != "seed"}
         generator = torch.Generator("cpu").manual_seed(request["seed"])
-        frames = pipeline(**arguments, generator=generator, output_type="np").frames[0]
+        frames = pipeline(**arguments, generator=generator, output_type="np", callback_on_step_end=on_step_end).frames[
+            0
+        ]
         if _rank() == 0:
             write_mp4((frames * 255).round().astype(np.uint8), 16, file)
 
@@ -122,7 +143,7 @@ SYSTEMS: dict[str, Callable[[str, torch.device], Make]] = {
 }
 
 
-def seconds_of(system: str, folder: str, work: str, steps: list[int]) -> list[float]:
+def taken_by(system: str, folder: str, work: str, steps: list[int]) -> list[Taken]:
     """As one rank of torchrun's: make a video of each count of steps, after one that is not counted; say how long."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
@@ -131,23 +152,28 @@ def seconds_of(system: str, folder: str, work: str, steps: list[int]) -> list[fl
     else:
         torch.set_num_threads(1)
     make = SYSTEMS[system](folder, device)
-    seconds = []
+    videos = []
     with tempfile.TemporaryDirectory() as scratch:
         for count in (steps[0], *steps):
             dist.barrier(device_ids=[device.index]) if on_gpu else dist.barrier()
-            began = time.monotonic()
-            make(WORKS[work].request(count), Path(scratch, "v.mp4"))
-            seconds.append(time.monotonic() - began)
+            times = [time.monotonic()]
+            make(WORKS[work].request(count), Path(scratch, "v.mp4"), functools.partial(_note, times))
+            end = time.monotonic()
+            videos.append(Taken(end - times[0], times[1] - times[0], end - times[-1]))
     dist.destroy_process_group()
-    return seconds[1:]
+    return videos[1:]
+
+
+def _note(times: list[float]) -> None:
+    times.append(time.monotonic())
 
 
 def main() -> None:
     system, folder, work, *steps = sys.argv[1:]
     logging.set_verbosity_error()
-    seconds = seconds_of(system, folder, work, [int(count) for count in steps])
+    videos = taken_by(system, folder, work, [int(count) for count in steps])
     if _rank() == 0:
-        print(json.dumps(seconds))
+        print(json.dumps(videos))
 
 
 if __name__ == "__main__":

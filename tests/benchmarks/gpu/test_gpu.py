@@ -70,7 +70,7 @@ def test_a_run_makes_a_row_of_what_it_measured(tmp_path: Path, capsys: pytest.Ca
     assert main([*words, "--systems", "torchrun-same"]) == 0
     (row,) = json.loads(results.read_text())
     assert (row["work"], row["gpus"], row["system"]) == ("tiny", 1, "torchrun-same")
-    assert row["seconds_per_video"] > 0
+    assert row["seconds_per_video"] > row["seconds_after_steps"] > 0
     assert "tflops_per_gpu" not in row, "a CPU has none"
     assert "peak_gib" not in row
     assert len(capsys.readouterr().out.splitlines()) == 1
@@ -98,17 +98,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(WORKS["tiny"], tmp_path_factory.mktemp("models"), torch.device("cpu"))
 
 
-def _by_hand(rank: int, port: int, system: str, folder: str) -> list[float]:
+def _by_hand(rank: int, port: int, system: str, folder: str) -> list[by_hand.Taken]:
     places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with mock.patch.dict(os.environ, {name: str(value) for name, value in places.items()}):
-        return by_hand.seconds_of(system, folder, "tiny", [2, 4])
+        return by_hand.taken_by(system, folder, "tiny", [2, 4])
 
 
 @pytest.mark.parametrize("system", ["same", "eager", "cache-dit", "cache-dit-cached"])
 def test_two_ranks_by_hand_make_each_video(system: str, fresh_world: World, tiny_model: Path) -> None:
-    seconds, _ = fresh_world.call(2, _by_hand, free_port(), system, str(tiny_model))
-    assert len(seconds) == 2
-    assert min(seconds) > 0
+    videos, _ = fresh_world.call(2, _by_hand, free_port(), system, str(tiny_model))
+    assert len(videos) == 2
+    for video in videos:
+        assert min(video) > 0
+        assert video.first_step + video.after_steps < video.all, "there are steps between"
 
 
 @pytest.mark.parametrize(
