@@ -6,8 +6,8 @@ as fast as with all weights there, and its blocks can be compiled. Weights whose
 loads them stay in the page cache of those files, which all ranks of a node share; of others each rank has a copy.
 
 diffusers' own ways do not serve ranks that share a request. ``enable_model_cpu_offload`` copies weights back, so that
-each rank gets its own, and takes the hooks that split a request off the model after each. Group offloading, block by
-block on a second stream, stopped for ever in the first step of two ranks on GPUs (A14B, torch 2.11, NCCL).
+each rank gets its own, and takes the hooks that split a request off the model after each. With group offloading, block
+by block on a second stream, two ranks on GPUs stood still (A14B, torch 2.11; benchmarks/gpu/README.md).
 """
 
 import logging

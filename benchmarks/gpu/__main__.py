@@ -1,8 +1,7 @@
 """``python -m benchmarks.gpu``: measure each work on each system with 1 and 2 GPUs, one JSON row each.
 
 A row's ``seconds_per_step`` is the slope between two videos of different step counts, so text encoding, VAE and mp4 are
-not in it; ``seconds_beside_steps`` is what they take, where a person ran it by hand also before and after the steps
-apart. What was not measured is not in the results.
+not in it; ``seconds_beside_steps`` is what they take. What was not measured is not in the results.
 """
 
 import argparse
@@ -96,11 +95,7 @@ def _measure(
         if system in BY_HAND:
             by_hand = _by_hand(BY_HAND[system], folder, work, ranks, [few, many])
             seconds = [video.all for video in by_hand]
-            step = (seconds[1] - seconds[0]) / (many - few)
-            # With a cache the first step takes longer than most.
-            if "cached" not in system:
-                more["seconds_before_steps"] = by_hand[1].first_step - step
-            more["seconds_after_steps"] = by_hand[1].after_steps
+            more = {"first_step_seconds": by_hand[1].first_step, "seconds_after_steps": by_hand[1].after_steps}
         else:
             with service.running(folder, scratch, ranks, device, SERVICE[system]) as running:
                 videos = service.videos(running.client, work, [few, many])

@@ -1,7 +1,7 @@
 """``python -m benchmarks.gpu.block``: where the time of one transformer block goes, on one GPU, with and without FP8.
 
-Blocks are all of a step but a percent or two, so this says how much of one is attention, which FP8 linear layers leave
-as it is. Guidance computed by two ranks gives each the whole sequence, as here.
+Blocks are nearly all of a step, so this says how much of one is attention, which FP8 linear layers leave as it is.
+Guidance computed by two ranks gives each the whole sequence, as here.
 """
 
 import argparse

@@ -117,12 +117,10 @@ def _maker(pipeline: Any) -> Make:
             return tensors
 
         arguments = {name: value for name, value in request.items() if name != "seed"}
-        generator = torch.Generator("cpu").manual_seed(request["seed"])
-        frames = pipeline(**arguments, generator=generator, output_type="np", callback_on_step_end=on_step_end).frames[
-            0
-        ]
+        arguments |= {"generator": torch.Generator("cpu").manual_seed(request["seed"])}
+        result = pipeline(**arguments, output_type="np", callback_on_step_end=on_step_end)
         if _rank() == 0:
-            write_mp4((frames * 255).round().astype(np.uint8), 16, file)
+            write_mp4((result.frames[0] * 255).round().astype(np.uint8), 16, file)
 
     return make
 
