@@ -1,9 +1,9 @@
 """Keeps a pipeline's weights in the machine's memory; its components come to the GPU in turn.
 
 A request needs its text encoder once, then one expert after the other, then the VAE's decoder, so one of them is on the
-GPU at a time: each comes when it is called, in place of the one before. Within a step nothing is copied, so a step is
-as fast as with all weights there, and its blocks can be compiled. Weights whose files have the dtype in which a rank
-loads them stay in the page cache of those files, which all ranks of a node share; of others each rank has a copy.
+GPU at a time: each comes when it is called, in place of the one before. Within a step nothing is copied, and blocks can
+be compiled. Weights whose files have the dtype in which a rank loads them stay in the page cache of those files, which
+all ranks of a node share; of others each rank has a copy.
 
 diffusers' own ways do not serve ranks that share a request. ``enable_model_cpu_offload`` copies weights back, so that
 each rank gets its own, and takes the hooks that split a request off the model after each. With group offloading, block

@@ -47,7 +47,7 @@ def measure(work: Work, fp8: bool) -> list[str]:
         tensor.normal_(0, 0.02)
     block = transformer.blocks[0]
     with torch.inference_mode():
-        inputs = _inputs_of(block, transformer, example_inputs(model, work, device))
+        inputs = _inputs_of(block, transformer, example_inputs(model, transformer, work))
         attention = speed.apply(Speed(fp8_linear=fp8), [transformer], device, compiled=True)
         for _ in range(2):
             block(*inputs)

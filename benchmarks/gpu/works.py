@@ -96,15 +96,14 @@ def _write_index(folder: Path, index: dict[str, Any]) -> None:
 def step_flop(model: ModelFolder, work: Work) -> int:
     """Return the floating-point operations of one step, both branches of guidance; counted without data."""
     transformer = skeleton(model, "transformer")
-    inputs = example_inputs(model, work, torch.device("meta"))
+    inputs = example_inputs(model, transformer, work)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         transformer(**inputs, return_dict=False)
     return int(counter.get_total_flops()) * (2 if work.guidance_scale > 1 else 1)
 
 
-def example_inputs(model: ModelFolder, work: Work, device: torch.device) -> dict[str, torch.Tensor]:
-    """Return random arguments of the transformer of ``model`` for one step of ``work``, one branch of its guidance."""
-    transformer = skeleton(model, "transformer")
+def example_inputs(model: ModelFolder, transformer: Any, work: Work) -> dict[str, torch.Tensor]:
+    """Return random arguments of ``model``'s ``transformer`` for one step of ``work``, one branch of its guidance."""
     config = transformer.config
     shape = (
         1,
@@ -113,11 +112,11 @@ def example_inputs(model: ModelFolder, work: Work, device: torch.device) -> dict
         work.height // model.spatial_scale,
         work.width // model.spatial_scale,
     )
-    dtype = next(transformer.patch_embedding.parameters()).dtype
+    first = next(transformer.patch_embedding.parameters())
     # A model for text or image has a timestep for each token.
     tokens = model.tokens(work.width, work.height, work.num_frames)
     return {
-        "hidden_states": torch.randn(shape, dtype=dtype, device=device),
-        "timestep": torch.rand((1, tokens) if model.image == "optional" else (1,), device=device),
-        "encoder_hidden_states": torch.randn(1, _TEXT_TOKENS, config.text_dim, dtype=dtype, device=device),
+        "hidden_states": torch.randn(shape, dtype=first.dtype, device=first.device),
+        "timestep": torch.rand((1, tokens) if model.image == "optional" else (1,), device=first.device),
+        "encoder_hidden_states": torch.randn(1, _TEXT_TOKENS, config.text_dim, dtype=first.dtype, device=first.device),
     }

@@ -93,12 +93,15 @@ def test_the_pipeline_puts_its_tensors_where_it_computes(folder: str, request: p
 
 def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with offloaded(two_expert_model) as pipeline:
-        run(pipeline)
-        kept = [kept for _, kept in pipeline._transformers[0]._hf_hook._kept]
-        to = torch.Tensor.to
+        module = pipeline._transformers[0]
+
+        def there() -> list[int]:
+            return [one.data_ptr() for one in (*module.parameters(), *module.buffers())]
+
+        kept, to = there(), torch.Tensor.to
 
         def full(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if tensor is kept[-1]:
+            if tensor.data_ptr() == kept[-1]:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return to(tensor, *args, **kwargs)
 
@@ -106,9 +109,7 @@ def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, mon
             patched.setattr(torch.Tensor, "to", full)
             with pytest.raises(torch.OutOfMemoryError):
                 run(pipeline)
-        module = pipeline._transformers[0]
-        there = [one.data_ptr() for one in (*module.parameters(), *module.buffers())]
-        assert there == [one.data_ptr() for one in kept]
+        assert there() == kept
         run(pipeline)
 
 

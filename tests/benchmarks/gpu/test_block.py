@@ -31,7 +31,7 @@ def test_a_block_is_measured_with_what_its_transformer_gives_it(name: str) -> No
     transformer = skeleton(model, "transformer", num_layers=1)
     with torch.inference_mode():
         hidden, text, *_ = block._inputs_of(
-            transformer.blocks[0], transformer, example_inputs(model, work, torch.device("meta"))
+            transformer.blocks[0], transformer, example_inputs(model, transformer, work)
         )
     assert hidden.shape[1] == model.tokens(64, 64, 5)
     assert hidden.shape[2] == text.shape[2] == transformer.config.num_attention_heads * 128
