@@ -3,7 +3,7 @@
 A request needs its text encoder once, then one expert after the other, then the VAE's decoder, so one of them is on the
 GPU at a time: each comes when it is called, in place of the one before. Within a step nothing is copied, and blocks can
 be compiled. Weights whose files have the dtype in which a rank loads them stay in the page cache of those files, which
-all ranks of a node share; of others each rank has a copy.
+all ranks of a node share; of others each rank has a copy. Pinned, they would be a copy of each rank's too.
 
 diffusers' own ways do not serve ranks that share a request. ``enable_model_cpu_offload`` copies weights back, so that
 each rank gets its own, and takes the hooks that split a request off the model after each. With group offloading, block
@@ -11,6 +11,8 @@ by block on a second stream, two ranks on GPUs stood still (A14B, torch 2.11; be
 """
 
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ from app.memory import GIB, demand
 from app.model_folder import ModelFolder
 
 _log = logging.getLogger(__name__)
+
+_SENDERS = 8
+_PIECE_BYTES = 8 * 2**20
 
 
 def is_needed(options: Speed, model: ModelFolder, ranks: int, device: torch.device) -> bool:
@@ -72,20 +77,49 @@ class _ComesWhenCalled(_ComputesOn):
     def __init__(self, module: torch.nn.Module, place: _Place) -> None:
         super().__init__(place.device)
         self._place = place
-        self._kept = [(tensor, tensor.data) for tensor in (*module.parameters(), *module.buffers())]
+        tensors = (*module.parameters(), *module.buffers())
+        self._kept = [(tensor, tensor.data.contiguous()) for tensor in tensors]
 
     def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         self._place.give_to(self)
         return args, kwargs
 
     def come(self) -> None:
-        try:
-            for tensor, kept in self._kept:
-                tensor.data = kept.to(self._place.device, copy=True)
-        except torch.OutOfMemoryError:
-            self.leave()
-            raise
+        copies = _copies([kept for _, kept in self._kept], self._place.device)
+        for (tensor, _), copy in zip(self._kept, copies, strict=True):
+            tensor.data = copy
 
     def leave(self) -> None:
         for tensor, kept in self._kept:
             tensor.data = kept
+
+
+def _copies(tensors: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Return copies of ``tensors``, which are contiguous and on the CPU, on ``device``.
+
+    The driver copies pageable memory piece by piece in one thread, at 8 GB/s to an H100; threads that copy pieces to
+    pinned memory, and these to the GPU, reach 27 (benchmarks/gpu/README.md).
+    """
+    copies = [torch.empty_like(tensor, device=device) for tensor in tensors]
+    pieces = [
+        (kept[begin : begin + _PIECE_BYTES], copy[begin : begin + _PIECE_BYTES])
+        for kept, copy in zip(map(_bytes, tensors), map(_bytes, copies), strict=True)
+        for begin in range(0, len(kept), _PIECE_BYTES)
+    ]
+    with ThreadPoolExecutor(_SENDERS) as senders:
+        list(senders.map(_send, (pieces[sender::_SENDERS] for sender in range(_SENDERS))))
+    return copies
+
+
+@torch.inference_mode()
+def _send(pieces: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    # A thread of its own has the default stream, on which the rank computes: what was there before has been used.
+    buffer = torch.empty(_PIECE_BYTES, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+    for kept, copy in pieces:
+        staged = buffer[: len(kept)]
+        staged.copy_(kept)
+        copy.copy_(staged)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(-1).view(torch.uint8)

@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 CONTROL_GROUP = "control"
 """The Ray concurrency group of the questions that a rank answers while it works."""
+_MORE_MEMORY = "ask for fewer frames or a smaller picture, give the gang more ranks, or set offload_weights to always"
 
 
 @dataclass(frozen=True)
@@ -299,16 +300,13 @@ def _translated(error: Exception) -> TaskFailedError | PeerLostError:
     import torch.distributed as dist
 
     first_line = (str(error).splitlines() or [""])[0]
+    # What torch says after this is about its allocator.
+    found = first_line.partition(". Including ")[0]
     # Gloo raises a plain RuntimeError; its place in the source is all that tells it from another.
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in first_line):
-        return PeerLostError(first_line)
+        full = isinstance(error.__cause__, torch.OutOfMemoryError)
+        return PeerLostError(f"{found}; {_MORE_MEMORY}" if full else first_line)
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
-        # What torch says after this is about its allocator.
-        found = first_line.partition(". Including ")[0]
-        return TaskFailedError(
-            "out_of_memory",
-            f"the GPU's memory does not hold this request ({found}); ask for fewer frames or a smaller picture, "
-            "give the gang more ranks, or set offload_weights to always",
-        )
+        return TaskFailedError("out_of_memory", f"the GPU does not hold this request ({found}); {_MORE_MEMORY}")
     return TaskFailedError("generation_failed", f"{type(error).__name__}: {first_line}")

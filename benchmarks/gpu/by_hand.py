@@ -46,7 +46,7 @@ class Taken(NamedTuple):
 
 
 def same(folder: str, device: torch.device) -> Make:
-    pipeline = Pipeline(folder, device)
+    pipeline = Pipeline(folder, device, ranks=_world())
     store, _, _ = next(rendezvous("env://"))
     pipeline.join(store, _rank(), _world(), timedelta(minutes=10))
     defaults = pipeline.model.defaults.model_dump()

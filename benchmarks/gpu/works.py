@@ -74,6 +74,9 @@ def write_model(work: Work, models: Path, device: torch.device) -> Path:
             (folder / component).symlink_to(folder / "transformer", target_is_directory=True)
             continue
         module = skeleton(model, component).to_empty(device=device)
+        if hasattr(module, "tie_weights"):
+            # Each got memory of its own; the text encoder's embedding would be there twice.
+            module.tie_weights()
         generator = torch.Generator(device).manual_seed(1)
         for parameter in module.parameters():
             parameter.normal_(0, 0.02, generator=generator)

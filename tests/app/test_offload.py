@@ -98,15 +98,15 @@ def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, mon
         def there() -> list[int]:
             return [one.data_ptr() for one in (*module.parameters(), *module.buffers())]
 
-        kept, to = there(), torch.Tensor.to
+        kept, empty_like = there(), torch.empty_like
 
-        def full(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def full(tensor: torch.Tensor, **kwargs: Any) -> torch.Tensor:
             if tensor.data_ptr() == kept[-1]:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return to(tensor, *args, **kwargs)
+            return empty_like(tensor, **kwargs)
 
         with monkeypatch.context() as patched:
-            patched.setattr(torch.Tensor, "to", full)
+            patched.setattr(torch, "empty_like", full)
             with pytest.raises(torch.OutOfMemoryError):
                 run(pipeline)
         assert there() == kept

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from app.config import ConfigError
-from app.rank import Rendezvous, TaskFailedError, _translated, device_index
+from app.rank import PeerLostError, Rendezvous, TaskFailedError, _translated, device_index
 
 
 def test_every_rank_gets_all_five_rendezvous_variables() -> None:
@@ -49,3 +50,13 @@ def test_out_of_memory_is_told_without_the_allocators_own_advice() -> None:
     assert error.code == "out_of_memory"
     assert f"({found}); ask for fewer frames" in error.message
     assert "set offload_weights to always" in error.message
+
+
+def test_a_rank_that_ran_out_of_memory_alone_says_what_helps() -> None:
+    cause = torch.OutOfMemoryError("CUDA out of memory. Including non-PyTorch memory, this process has 78.2 GiB")
+    error = dist.DistError(f"rank 1 failed to decode: OutOfMemoryError: {cause}")
+    error.__cause__ = cause
+    told = _translated(error)
+    assert isinstance(told, PeerLostError)
+    assert str(told).startswith("rank 1 failed to decode: OutOfMemoryError: CUDA out of memory; ask for fewer frames")
+    assert str(told).endswith("set offload_weights to always")
