@@ -3,9 +3,10 @@
 ``python -m app.memory Wan-AI/Wan2.2-T2V-A14B-Diffusers --gpu-memory 96 --ranks 16``
 Nothing is loaded and no GPU is needed. The weights are exact: the model's own classes are made without data and counted
 in the dtypes that a rank loads. What a request allocates is an estimate: the same code as a rank's runs on tensors
-without data, and the largest sum of live tensors is taken. What a kernel takes for itself, the allocator's rounding and
+without data, and the largest sum of live tensors is taken. What a kernel takes for itself, the allocator's pieces and
 the device's context are not in it; an allowance stands for them. Checked on a CPU, where a process' memory grows by 1
-to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding.
+to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding; and on GPUs, where a decoding
+took 1.8 to 1.9 times the estimate and failed where there was 1.5 times as much (benchmarks/gpu/README.md).
 """
 
 import argparse
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 GIB = 2**30
 CONTEXT_GIB = 3.0
 """Allowed on each GPU for its context, NCCL's buffers and the libraries' own."""
-WORKSPACE_SHARE = 0.25
-"""Allowed on top of the estimated peak for workspaces and rounding."""
+STEP_SHARE = 0.25
+"""Allowed on top of a step's estimated peak for workspaces and rounding."""
+VAE_SHARE = 1.0
+"""Allowed on top of the VAE's: cuDNN's workspaces are large, and leave the allocator's memory in pieces."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Demand:
 
     weights: float
     """On every rank's GPU the same: the plan splits a request's tokens, not the model."""
+    encoding_weights: float
+    """What of them is there while an image is encoded; where components come in turn, text encoder and VAE."""
     decoding_weights: float
     """What of them is there while frames are decoded; where components come in turn, the VAE alone."""
     encode: float
@@ -61,9 +66,10 @@ class Demand:
     @property
     def each(self) -> float:
         """The most of that at one time on one rank, with the allowances."""
-        before = self.weights + max(self.encode, self.denoise) * (1 + WORKSPACE_SHARE)
-        decoding = self.decoding_weights + self.decode * (1 + WORKSPACE_SHARE)
-        return max(before, decoding) + CONTEXT_GIB
+        encoding = self.encoding_weights + self.encode * (1 + VAE_SHARE)
+        denoising = self.weights + self.denoise * (1 + STEP_SHARE)
+        decoding = self.decoding_weights + self.decode * (1 + VAE_SHARE)
+        return max(encoding, denoising, decoding) + CONTEXT_GIB
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,9 @@ class Report:
         """Return it for people."""
         demand = self.demand
         place = "in the machine's memory" if self.offloaded else "on every rank"
+        in_turn = [("on the GPU at one time, every rank", demand.weights)]
+        in_turn += [("of them while the image is encoded", demand.encoding_weights)] if demand.encode else []
+        in_turn += [("of them while frames are decoded", demand.decoding_weights)]
         verdict = ("fits" if self.fits else "does not fit") + (" with its weights offloaded" if self.offloaded else "")
         lines = [
             f"{self.model}  ({self.source})",
@@ -107,14 +116,13 @@ class Report:
             f"{'weights ' + place:<38}{'parameters':>16}{'GiB':>9}",
             *(f"  {part.name:<36}{part.parameters:>16,}{part.gib:>9.2f}" for part in self.components),
             f"  {'sum':<36}{'':>16}{sum(part.gib for part in self.components):>9.2f}",
-            *([f"  {'on the GPU at one time, every rank':<52}{demand.weights:>9.2f}"] if self.offloaded else []),
-            *([f"  {'of them while frames are decoded':<52}{demand.decoding_weights:>9.2f}"] if self.offloaded else []),
+            *(f"  {name:<52}{gib:>9.2f}" for name, gib in in_turn if self.offloaded),
             "",
             f"{'estimated peak beside the weights':<38}{'':>16}{'GiB':>9}",
             *([f"  {'image encoding, every rank':<52}{demand.encode:>9.2f}"] if demand.encode else []),
             f"  {'denoising step, every rank':<52}{demand.denoise:>9.2f}",
             f"  {'decoding, every rank':<52}{demand.decode:>9.2f}",
-            f"  {f'allowance: {WORKSPACE_SHARE:.0%} of these, and':<52}{CONTEXT_GIB:>9.2f}",
+            f"  {f'allowance: {STEP_SHARE:.0%} of a step, {VAE_SHARE:.0%} of the others, and':<52}{CONTEXT_GIB:>9.2f}",
             "",
             f"{'needed':<38}{'GPU has':>16}{'GiB':>9}",
             f"  {'every rank':<36}{self.gpu_memory:>16.2f}{demand.each:>9.2f}",
@@ -155,11 +163,14 @@ def report(
 
     def demand_of(ranks: int, size: Size) -> Demand:
         found = demand(model, ranks, size)
+        if found.each <= gpu_memory:
+            return found
         # All but the VAE come in turn, and it decodes alone: see app.offload.
-        return (
-            found
-            if found.each <= gpu_memory
-            else replace(found, weights=vae + max(sizes.values()), decoding_weights=vae)
+        return replace(
+            found,
+            weights=vae + max(sizes.values()),
+            encoding_weights=vae + sizes["text_encoder"],
+            decoding_weights=vae,
         )
 
     needed = demand_of(ranks, size)
@@ -197,6 +208,7 @@ def demand(model: ModelFolder, ranks: int, size: Size | None = None) -> Demand:
     weights = sum(part.bytes for part in _weights(model)) / GIB
     return Demand(
         weights=weights,
+        encoding_weights=weights,
         decoding_weights=weights,
         encode=encode_peak(model, *measures) / GIB,
         denoise=denoise_peak(model, ranks, *measures, _guided(model)) / GIB,

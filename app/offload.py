@@ -97,8 +97,8 @@ class _ComesWhenCalled(_ComputesOn):
 def _copies(tensors: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     """Return copies of ``tensors``, which are contiguous and on the CPU, on ``device``.
 
-    The driver copies pageable memory piece by piece in one thread, at 8 GB/s to an H100; threads that copy pieces to
-    pinned memory, and these to the GPU, reach 27 (benchmarks/gpu/README.md).
+    The driver copies pageable memory in one thread, at 8 GB/s to an H100, however many ask; threads that copy pieces to
+    pinned memory, and these to the GPU, reach four times that (benchmarks/gpu/README.md).
     """
     copies = [torch.empty_like(tensor, device=device) for tensor in tensors]
     pieces = [
