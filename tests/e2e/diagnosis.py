@@ -8,7 +8,7 @@ LINES = 25
 
 
 def diagnose(cluster: Cluster, namespace: str) -> str:
-    """Return the namespace's pods, its last Events, the Ray objects' state and the ends of all logs."""
+    """Return the namespace's pods and claims, its last Events, the Ray objects' state and the ends of all logs."""
     try:
         return "\n".join(_parts(cluster, namespace))
     except Exception as error:
@@ -20,6 +20,13 @@ def _parts(cluster: Cluster, namespace: str) -> list[str]:
     pods = cluster.pods(namespace)
     parts = ["-- pods"]
     parts += [f"{pod['metadata']['name']}: {phase(pod)}{', Ready' if ready(pod) else ''}" for pod in pods]
+    claims = cluster.api.request("GET", f"/api/v1/namespaces/{namespace}/persistentvolumeclaims")["items"]
+    parts.append("-- claims")
+    parts += [
+        f"{claim['metadata']['name']}: {claim['status'].get('phase')}, volume {claim['spec'].get('volumeName')}, "
+        f"annotations {claim['metadata'].get('annotations')}"
+        for claim in claims
+    ]
     for kind in ("rayservices", "rayclusters"):
         for item in cluster.api.request("GET", f"/apis/ray.io/v1/namespaces/{namespace}/{kind}")["items"]:
             parts.append(f"-- {kind} {item['metadata']['name']}")
@@ -30,7 +37,7 @@ def _parts(cluster: Cluster, namespace: str) -> list[str]:
     parts.append("-- events")
     parts += [
         f"{event.get('lastTimestamp') or event.get('eventTime')} {event['involvedObject'].get('name')} "
-        f"{event.get('reason')}: {event.get('message')}"
+        f"{event.get('reason')}: {event.get('message')} {event.get('series') or ''}".rstrip()
         for event in events[-EVENTS:]
     ]
     for pod in pods:

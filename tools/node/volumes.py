@@ -1,4 +1,4 @@
-"""The node's volumes: a folder for every claim, made when it is claimed and removed when the claim is gone.
+"""The node's volumes: a folder for every claim, made for its first pod and removed when the claim is gone.
 
 It stands in for a storage driver, and talks to the API server as one does: claims of the default StorageClass wait for
 this provisioner, and so do the volumes that they leave behind.
@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ CLASS: Json = {
     "metadata": {"name": "folder", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
     "provisioner": PROVISIONER,
     "reclaimPolicy": "Delete",
-    "volumeBindingMode": "Immediate",
+    # The scheduler then asks again and again until the claim is bound. With Immediate it waits to be told, and looks in
+    # a cache that may be told later (1.34): once, a pod stayed Pending for four minutes.
+    "volumeBindingMode": "WaitForFirstConsumer",
 }
 PROVISIONED_BY = "pv.kubernetes.io/provisioned-by"
+SELECTED_NODE = "volume.kubernetes.io/selected-node"
 EVERY_SECONDS = 0.5
 
 
@@ -43,16 +47,17 @@ def _serve(place: Place) -> None:
                 _provide(place, claim)
             for volume in _request("GET", "/api/v1/persistentvolumes")["items"]:
                 _reclaim(volume)
-        except OSError as error:
-            # The API server may be busy; the next round looks again.
-            print(f"volumes: {error}", flush=True)
+        # The API server may be busy, or an answer broken off; the next round looks again.
+        except (OSError, HTTPException, ValueError) as error:
+            print(f"volumes: {error!r}", flush=True)
         time.sleep(EVERY_SECONDS)
 
 
 def _provide(place: Place, claim: Json) -> None:
     meta, spec = claim["metadata"], claim["spec"]
     pending = claim["status"].get("phase") == "Pending" and not spec.get("volumeName")
-    if not pending or "deletionTimestamp" in meta or spec.get("storageClassName") != CLASS["metadata"]["name"]:
+    wanted = pending and SELECTED_NODE in meta.get("annotations", {}) and "deletionTimestamp" not in meta
+    if not wanted or spec.get("storageClassName") != CLASS["metadata"]["name"]:
         return
     name = f"pvc-{meta['uid']}"
     folder = place.volumes / name
