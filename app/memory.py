@@ -50,6 +50,8 @@ class Size:
 class Demand:
     """What the ranks of one gang need for one request, in GiB."""
 
+    loading: float
+    """All weights as their files have them: 8-bit floats are made of these, on the GPU."""
     weights: float
     """On every rank's GPU the same: the plan splits a request's tokens, not the model."""
     encoding_weights: float
@@ -69,7 +71,7 @@ class Demand:
         encoding = self.encoding_weights + self.encode * (1 + VAE_SHARE)
         denoising = self.weights + self.denoise * (1 + STEP_SHARE)
         decoding = self.decoding_weights + self.decode * (1 + VAE_SHARE)
-        return max(encoding, denoising, decoding) + CONTEXT_GIB
+        return max(self.loading, encoding, denoising, decoding) + CONTEXT_GIB
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Report:
             *(f"  {part.name:<36}{part.parameters:>16,}{part.gib:>9.2f}" for part in self.components),
             f"  {'sum':<36}{'':>16}{sum(part.gib for part in self.components):>9.2f}",
             *(f"  {name:<52}{gib:>9.2f}" for name, gib in in_turn if self.offloaded),
+            *([f"  {'while they are loaded':<52}{demand.loading:>9.2f}"] if demand.loading > demand.weights else []),
             "",
             f"{'estimated peak beside the weights':<38}{'':>16}{'GiB':>9}",
             *([f"  {'image encoding, every rank':<52}{demand.encode:>9.2f}"] if demand.encode else []),
@@ -145,6 +148,7 @@ def report(
     width: int | None = None,
     height: int | None = None,
     num_frames: int | None = None,
+    fp8_linear: bool = False,
 ) -> Report:
     """Return how ``ranks`` ranks with ``gpu_memory`` GiB each would run the model; left-out sizes are its defaults.
 
@@ -157,17 +161,18 @@ def report(
     size = Size(width or model.defaults.width, height or model.defaults.height, num_frames or model.defaults.num_frames)
     _check_size(model, size)
     gang_plan(ranks, model.heads)
-    parts = _weights(model)
+    parts = _weights(model, fp8_linear)
     sizes = {part.component: part.bytes / GIB for part in parts}
     vae = sizes.pop("vae")
 
     def demand_of(ranks: int, size: Size) -> Demand:
-        found = demand(model, ranks, size)
+        found = demand(model, ranks, size, fp8_linear=fp8_linear)
         if found.each <= gpu_memory:
             return found
         # All but the VAE come in turn, and it decodes alone: see app.offload.
         return replace(
             found,
+            loading=0.0,
             weights=vae + max(sizes.values()),
             encoding_weights=vae + sizes["text_encoder"],
             decoding_weights=vae,
@@ -199,14 +204,15 @@ def report(
     )
 
 
-def demand(model: ModelFolder, ranks: int, size: Size | None = None) -> Demand:
+def demand(model: ModelFolder, ranks: int, size: Size | None = None, *, fp8_linear: bool = False) -> Demand:
     """Return what each of ``ranks`` ranks needs with all weights on its GPU; the size is by default the model's."""
     from app.peak import decode_peak, denoise_peak, encode_peak
 
     size = size or Size(model.defaults.width, model.defaults.height, model.defaults.num_frames)
     measures = (size.width, size.height, size.num_frames)
-    weights = sum(part.bytes for part in _weights(model)) / GIB
+    loading, weights = (sum(part.bytes for part in _weights(model, fp8)) / GIB for fp8 in (False, fp8_linear))
     return Demand(
+        loading=loading,
         weights=weights,
         encoding_weights=weights,
         decoding_weights=weights,
@@ -217,10 +223,10 @@ def demand(model: ModelFolder, ranks: int, size: Size | None = None) -> Demand:
 
 
 @cache
-def _weights(model: ModelFolder) -> "list[Weights]":
+def _weights(model: ModelFolder, fp8_linear: bool) -> "list[Weights]":
     from app.skeleton import weights
 
-    return weights(model)
+    return weights(model, fp8_linear=fp8_linear)
 
 
 def _guided(model: ModelFolder) -> bool:
@@ -279,6 +285,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--ranks", type=int, required=True, help=f"GPUs of one gang, 1 to {MAX_RANKS}")
     for name in ("width", "height", "num-frames"):
         parser.add_argument(f"--{name}", type=int, help="default: the model's")
+    parser.add_argument("--fp8-linear", action="store_true", help="with the app's fp8_linear")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(words)
     if arguments.gpu_memory <= 0:
@@ -291,6 +298,7 @@ def main(words: Sequence[str] | None = None) -> int:
             width=arguments.width,
             height=arguments.height,
             num_frames=arguments.num_frames,
+            fp8_linear=arguments.fp8_linear,
         )
     except NoPlanError as error:
         parser.error(f"argument --ranks: {error}")

@@ -33,7 +33,7 @@ def is_needed(options: Speed, model: ModelFolder, ranks: int, device: torch.devi
     if options.offload_weights != "auto" or device.type == "cpu":
         return options.offload_weights == "always"
     held = torch.cuda.get_device_properties(device).total_memory / GIB
-    needed = demand(model, ranks).each
+    needed = demand(model, ranks, fp8_linear=options.fp8_linear).each
     _log.info("a rank of %d needs %.1f GiB with its weights on the GPU, which has %.1f GiB", ranks, needed, held)
     return needed > held
 

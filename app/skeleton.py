@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from app.model_folder import ModelFolder
+from app.speed import use_fp8_linear
 
 WEIGHTLESS = ("tokenizer", "scheduler", "image_processor", "feature_extractor")
 
@@ -33,12 +34,15 @@ class Weights:
     bytes: int
 
 
-def weights(model: ModelFolder, device: str = "cuda") -> list[Weights]:
+def weights(model: ModelFolder, device: str = "cuda", *, fp8_linear: bool = False) -> list[Weights]:
     """Return the weights of every component of ``model`` as a rank holds them, buffers included."""
     found = []
     for component in components(model):
         module = skeleton(model, component, device=device)
-        found.append(Weights(component, sum(one.numel() for one in module.parameters()), _bytes(module)))
+        parameters = sum(one.numel() for one in module.parameters())
+        if fp8_linear and component.startswith("transformer"):
+            use_fp8_linear(module)
+        found.append(Weights(component, parameters, _bytes(module)))
     return found
 
 

@@ -18,6 +18,7 @@ from app.peak import LivePeak, _decode_peak, decode_peak
 from app.plan import NoPlanError, Plan, allowed_counts
 from app.published import PUBLISHED, published
 from app.skeleton import components, rank_dtypes, weights
+from app.speed import use_fp8_linear
 from app.tiny_model import write_tiny_model
 from tests.app.world import warm_process
 
@@ -121,13 +122,31 @@ def test_the_weights_are_those_that_a_rank_loads(folder: str, device: str, reque
     path: Path = request.getfixturevalue(folder)
     model = ModelFolder.read(str(path))
     pipeline = DiffusionPipeline.from_pretrained(path, dtype=rank_dtypes(device))
-    found = {part.component: (part.parameters, part.bytes) for part in weights(model, device)}
-    assert list(found) == components(model)
-    for name, counted in found.items():
+    plain, fp8 = (
+        {part.component: (part.parameters, part.bytes) for part in weights(model, device, fp8_linear=fp8_linear)}
+        for fp8_linear in (False, True)
+    )
+    assert list(plain) == list(fp8) == components(model)
+    for name, counted in plain.items():
         module = getattr(pipeline, name)
-        tensors = [*module.parameters(), *module.buffers()]
         parameters = sum(parameter.numel() for parameter in module.parameters())
-        assert counted == (parameters, sum(tensor.numel() * tensor.element_size() for tensor in tensors)), name
+        assert counted == (parameters, _bytes(module)), name
+        if name.startswith("transformer"):
+            use_fp8_linear(module)
+        assert fp8[name] == (parameters, _bytes(module)), name
+
+
+def _bytes(module: torch.nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def test_8_bit_floats_need_less_once_they_are_made() -> None:
+    plain, fp8 = (report(T2V, 2, H20_GIB, fp8_linear=fp8_linear) for fp8_linear in (False, True))
+    assert fp8.demand.loading == plain.demand.weights
+    assert fp8.demand.weights == pytest.approx(plain.demand.weights - 2 * 13.1, abs=0.1)
+    assert fp8.demand.each < plain.demand.each
+    assert "while they are loaded" in fp8.text()
+    assert "while they are loaded" not in plain.text()
 
 
 _M_MMAP_THRESHOLD = -3

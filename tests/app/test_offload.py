@@ -114,26 +114,30 @@ def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("setting", "ranks", "gpu_gib", "needed"),
+    ("setting", "fp8_linear", "ranks", "gpu_gib", "needed"),
     [
-        ("auto", 2, 141, False),
-        ("auto", 2, 48, True),
+        ("auto", False, 2, 141, False),
+        ("auto", False, 2, 48, True),
         # Seen on two H100: a decoding ran out of memory.
-        ("auto", 2, 79.2, True),
-        ("auto", 4, 79.2, False),
+        ("auto", False, 2, 79.2, True),
+        ("auto", False, 4, 79.2, False),
+        ("auto", True, 2, 79.2, False),
         # What two ranks share does not fit one of them.
-        ("auto", 2, 95.6, False),
-        ("auto", 1, 95.6, True),
-        ("never", 2, 48, False),
-        ("always", 2, 141, True),
+        ("auto", False, 2, 95.6, False),
+        ("auto", False, 1, 95.6, True),
+        # 8-bit floats are made of weights that are there.
+        ("auto", True, 2, 64, True),
+        ("never", False, 2, 48, False),
+        ("always", False, 2, 141, True),
     ],
 )
 def test_they_are_offloaded_where_a_gpu_does_not_hold_them_and_a_video(
-    setting: str, ranks: int, gpu_gib: float, needed: bool, monkeypatch: pytest.MonkeyPatch
+    setting: str, fp8_linear: bool, ranks: int, gpu_gib: float, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A stand-in for GPUs that this machine has not.
     properties = SimpleNamespace(total_memory=gpu_gib * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     model = published(next(iter(PUBLISHED)))
     assert model is not None
-    assert is_needed(Speed.model_validate({"offload_weights": setting}), model, ranks, torch.device("cuda")) is needed
+    options = Speed.model_validate({"offload_weights": setting, "fp8_linear": fp8_linear})
+    assert is_needed(options, model, ranks, torch.device("cuda")) is needed
