@@ -6,7 +6,7 @@ in the dtypes that a rank loads. What a request allocates is an estimate: the sa
 without data, and the largest sum of live tensors is taken. What a kernel takes for itself, the allocator's pieces and
 the device's context are not in it; an allowance stands for them. Checked on a CPU, where a process' memory grows by 1
 to 5 % more than the estimate in a denoising step and by 18 to 26 % more in a decoding; and on GPUs, where a decoding
-took 1.8 to 1.9 times the estimate and failed where there was 1.5 times as much (benchmarks/gpu/README.md).
+took 1.7 to 1.8 times the estimate, and failed where there was 1.5 times as much (benchmarks/gpu/README.md).
 """
 
 import argparse
