@@ -31,7 +31,7 @@ CONTEXT_GIB = 3.0
 STEP_SHARE = 0.25
 """Allowed on top of a step's estimated peak for workspaces and rounding."""
 VAE_SHARE = 1.0
-"""Allowed on top of the VAE's: cuDNN's workspaces are large, and leave the allocator's memory in pieces."""
+"""Allowed on top of the VAE's: for its convolutions' workspaces, and the allocator's memory in pieces."""
 
 
 @dataclass(frozen=True)
