@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -126,6 +127,7 @@ def create_api() -> FastAPI:
         version="1",
     )
     api.add_middleware(_BodyLimit)
+    api.add_middleware(_CloseConnection)
     handlers: dict[Any, Callable[[Request, Any], Awaitable[JSONResponse]]] = {
         RequestValidationError: _invalid_fields,
         InvalidRequestError: _invalid_field,
@@ -186,6 +188,24 @@ async def _unexpected(_: Request, __: Exception) -> JSONResponse:
 
 def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+class _CloseConnection:
+    """Ends every connection with its answer: one that is kept stays with its pod, also with one that is about to stop.
+
+    Kubernetes sends new connections elsewhere as soon as a pod stops; Serve's proxy does not close those that it has.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, closing)
 
 
 class _BodyLimit:

@@ -77,7 +77,8 @@ def test_schema_allows_nothing_that_values_do_not_name() -> None:
         ({"fullnameOverride": "9a"}, ["fullnameOverride"]),
         ({"app.deploy": "false"}, ["app.deploy", "set kind to RayCluster"]),
         ({"worker.resources.limits.cpu": "7500m"}, ["/worker/resources/limits/cpu"]),
-        ({"worker.preStopSeconds": 90}, ["worker.terminationGracePeriodSeconds: 60", "worker.preStopSeconds (90)"]),
+        ({"worker.drainSeconds": 90}, ["worker.terminationGracePeriodSeconds: 60", "worker.drainSeconds (90)"]),
+        ({"head.drainSeconds": 30}, ["head.terminationGracePeriodSeconds: 30", "head.drainSeconds (30)"]),
         ({"gpusPerWorker": 8, "worker.resources.limits.cpu": 4}, ["worker.resources.limits.cpu", "needs 4.25"]),
     ],
 )

@@ -24,12 +24,24 @@ class Release:
         self.object = f"{name}-{'rayservice' if kind == 'RayService' else 'ray-cluster'}"
         self._plural = f"{kind.lower()}s"
         service = f"{self.object}-{'serve' if kind == 'RayService' else 'head'}-svc"
-        self.http = cluster.service(namespace, service, 8000)
+        self._service = service
+        self.http = self.client()
         """The API, by way of its Service."""
         self.dashboard = cluster.service(namespace, f"{self.object}-head-svc", 8265)
         """Ray's dashboard; it asks for a token."""
 
+    def client(self) -> httpx.Client:
+        """Return a client of the API with connections of its own, by way of its Service."""
+        return self.cluster.service(self.namespace, self._service, 8000)
+
     # What a user does.
+
+    def evict(self, *pods: str) -> None:
+        """Ask for pods to leave, as ``kubectl drain`` does; return when they are gone."""
+        for pod in pods:
+            body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+            self.cluster.api.request("POST", f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction", body)
+        until(f"{pods} are gone", lambda: not {one["metadata"]["name"] for one in self.pods()} & set(pods), 90)
 
     def install(self, *sets: str, wait: bool = True) -> None:
         """Install the chart with these values; return when all pods are Ready and all gangs stand."""

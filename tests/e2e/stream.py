@@ -1,6 +1,7 @@
 """Clients who go on asking for videos while something happens to the release."""
 
 import threading
+from datetime import datetime
 from types import TracebackType
 
 import httpx
@@ -47,6 +48,45 @@ class Stream:
     def ends(self) -> list[Json]:
         """Return every accepted task once it ended."""
         return [self.release.wait_for_end(task_id) for task_id in self.accepted]
+
+
+class Crowd:
+    """Looks at the list of tasks again and again, many clients at once, for as long as the ``with`` block lasts.
+
+    An answer takes milliseconds, so a pod that goes in the wrong order cuts one off only if many are under way.
+    """
+
+    def __init__(self, release: Release, clients: int = 4, every: float = 0.1) -> None:
+        self.every = every
+        self.answered = 0
+        self.refused: list[str] = []
+        self._done = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, args=(release.client(),), daemon=True) for _ in range(clients)
+        ]
+
+    def __enter__(self) -> "Crowd":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, client: httpx.Client) -> None:
+        with client:
+            while not self._done.wait(self.every):
+                try:
+                    reply = client.get("/generate?limit=1")
+                except httpx.HTTPError as error:
+                    self.refused.append(f"{datetime.now():%X}: {error!r}")
+                    continue
+                if reply.status_code == 200:
+                    self.answered += 1
+                else:
+                    self.refused.append(f"{datetime.now():%X}: {reply.status_code} {reply.text[:200]}")
 
 
 def assert_all_succeeded(tasks: list[Json], attempt: int | None = None) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.release import Release
+from tests.e2e.stream import Crowd
 from tests.waiting import until
 
 LONG = {"num_inference_steps": 60}
@@ -78,6 +79,19 @@ def test_a_lost_operator_goes_on_where_it_was(standing: Release) -> None:
         kill(standing, pod)
     standing.until_ready(4)
     assert standing.make("after-operator")["attempt"] == 1
+
+
+def test_evicted_pods_cut_no_client_off(standing: Release) -> None:
+    (gang,) = standing.gangs()
+    (ip,) = [node["ip"] for node in gang["nodes"] if node["leader"]]
+    (leaders,) = [one["metadata"]["name"] for one in standing.pods("ray-worker") if one["status"]["podIP"] == ip]
+    begin(standing, "evicted")
+    with Crowd(standing) as crowd:
+        standing.evict(leaders, *standing.pod_names("ray-head"))
+        assert standing.wait_for_end("evicted")["status"] == "succeeded"
+        standing.until_ready(2)
+    assert crowd.answered
+    assert not crowd.refused
 
 
 @pytest.mark.parametrize("text", ["applications:\n  - name: [wan22\n", "applications: []\napplications: []\n"])

@@ -1,7 +1,7 @@
 """An annotation resizes the running gang: pods and ranks follow in order, and no task is lost."""
 
 from tests.e2e.release import Release
-from tests.e2e.stream import Stream, assert_all_succeeded
+from tests.e2e.stream import Crowd, Stream, assert_all_succeeded
 
 LONG = {"num_inference_steps": 60}
 """A good while on the tiny model: a resize falls into its middle."""
@@ -11,7 +11,7 @@ def test_two_four_two_across_pods_while_tasks_wait_and_run(standing: Release) ->
     (before,) = standing.gangs()
     pods = set(standing.pod_names("ray-worker"))
     tasks = []
-    with Stream(standing, "resize") as stream:
+    with Stream(standing, "resize") as stream, Crowd(standing) as crowd:
         for workers in (4, 2):
             tasks.append(f"running-{workers}")
             standing.submit(tasks[-1], **LONG)
@@ -21,6 +21,8 @@ def test_two_four_two_across_pods_while_tasks_wait_and_run(standing: Release) ->
             standing.until_settled()
             assert len(standing.pod_names("ray-worker")) == workers
     assert not stream.refused, "APIEntrypoint takes every task"
+    assert crowd.answered
+    assert not crowd.refused, "a pod that leaves ends what it answers"
     assert_all_succeeded([standing.wait_for_end(task) for task in tasks] + stream.ends(), attempt=1)
     (after,) = standing.gangs()
     assert after["pid"] == before["pid"], "the leader stayed"

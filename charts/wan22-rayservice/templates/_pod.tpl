@@ -40,16 +40,14 @@ spec:
         - {name: metrics, containerPort: 8080}
       env:
         {{- include "wan22.env" $pod | nindent 8 }}
+        {{- /* From SIGTERM on, `ray start` drains its own Ray node for as long. */}}
+        - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+          value: {{ .group.drainSeconds | quote }}
       {{- with include "wan22.envFrom" .root }}
       {{- . | trim | nindent 6 }}
       {{- end }}
       resources:
         {{- toYaml .resources | nindent 8 }}
-      {{- /* KubeRay starts Ray from a shell, which passes no signal on: without ray stop a pod takes its whole grace. */}}
-      lifecycle:
-        preStop:
-          exec:
-            command: [sh, -c, {{ printf "sleep %d; ray stop" (int (.group.preStopSeconds | default 0)) | quote }}]
       securityContext:
         {{- $ipcLock := and (not $head) $values.nccl.ipcLock }}
         {{- include "wan22.containerSecurity" (dict "capabilities" ($ipcLock | ternary (list "IPC_LOCK") list)) | nindent 8 }}

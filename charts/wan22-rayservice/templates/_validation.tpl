@@ -85,8 +85,11 @@ Usage: {{- include "wan22.validate" . }}
 {{- if and (eq .Values.kind "RayService") (not .Values.app.deploy) -}}
 {{- fail "app.deploy: false, but a RayService always deploys its application; set kind to RayCluster to run it by hand, or app.deploy to true" -}}
 {{- end -}}
-{{- if le (int .Values.worker.terminationGracePeriodSeconds) (int .Values.worker.preStopSeconds) -}}
-{{- fail (printf "worker.terminationGracePeriodSeconds: %d leaves no time after worker.preStopSeconds (%d); make it larger" (int .Values.worker.terminationGracePeriodSeconds) (int .Values.worker.preStopSeconds)) -}}
+{{- range $group := list "head" "worker" -}}
+{{- $pod := index $.Values $group -}}
+{{- if le (int $pod.terminationGracePeriodSeconds) (int $pod.drainSeconds) -}}
+{{- fail (printf "%s.terminationGracePeriodSeconds: %d leaves no time after %s.drainSeconds (%d); make it larger" $group (int $pod.terminationGracePeriodSeconds) $group (int $pod.drainSeconds)) -}}
+{{- end -}}
 {{- end -}}
 {{- range $name := list "num-cpus" "num-gpus" -}}
 {{- range $group := list "head" "worker" -}}
