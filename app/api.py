@@ -1,6 +1,7 @@
 """The HTTP side: what a client sees of a task, and what it is told when something is wrong."""
 
 import textwrap
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -23,6 +24,10 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_IMAGE_BODY_BYTES = MAX_BODY_BYTES + (images.MAX_BYTES + 3) * 4 // 3
 """The most that a request takes with an image, in base64."""
 
+
+MAX_CONNECTION_SECONDS = 2.0
+"""How long a connection is kept: a part of the time that a stopping pod goes on answering (`worker.drainSeconds`)."""
+_FORGET_CONNECTION_SECONDS = 60.0
 
 SUBMIT_PATH = "/generate"
 
@@ -119,7 +124,7 @@ def view(task: Task) -> TaskView:
     )
 
 
-def create_api() -> FastAPI:
+def create_api(clock: Callable[[], float] = time.monotonic) -> FastAPI:
     """Return the application without its routes: its documentation, limits and error answers."""
     api = FastAPI(
         title="wan22-rayservice",
@@ -127,7 +132,7 @@ def create_api() -> FastAPI:
         version="1",
     )
     api.add_middleware(_BodyLimit)
-    api.add_middleware(_CloseConnection)
+    api.add_middleware(_ConnectionAge, clock=clock)
     handlers: dict[Any, Callable[[Request, Any], Awaitable[JSONResponse]]] = {
         RequestValidationError: _invalid_fields,
         InvalidRequestError: _invalid_field,
@@ -190,22 +195,44 @@ def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-class _CloseConnection:
-    """Ends every connection with its answer: one that is kept stays with its pod, also with one that is about to stop.
+class _ConnectionAge:
+    """Ends a connection with its first answer after ``MAX_CONNECTION_SECONDS``.
 
-    Kubernetes sends new connections elsewhere as soon as a pod stops; Serve's proxy does not close those that it has.
+    One that is kept for good stays with its pod, and is cut off when the pod stops: Kubernetes sends only new
+    connections elsewhere, and Serve's proxy closes none by itself. A new one for each request would cost too much.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
         self._app = app
+        self._clock = clock
+        self._since: dict[tuple[str, int], float] = {}
+        """When each client's address and port was first seen, oldest first."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope.get("client"):
+            await self._app(scope, receive, send)
+            return
+        now = self._clock()
+        client = tuple(scope["client"])
+        last = now - self._since.setdefault(client, now) >= MAX_CONNECTION_SECONDS
+        if last:
+            del self._since[client]
+        self._forget(now)
+
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if last and message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
 
         await self._app(scope, receive, closing)
+
+    def _forget(self, now: float) -> None:
+        """Drop connections that may have ended long ago: nobody says when one does."""
+        while self._since:
+            oldest = next(iter(self._since))
+            if now - self._since[oldest] < _FORGET_CONNECTION_SECONDS:
+                break
+            del self._since[oldest]
 
 
 class _BodyLimit:

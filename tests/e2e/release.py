@@ -1,6 +1,7 @@
 """One release of the chart on a cluster: installing it, watching it, asking it for videos."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,18 @@ class Release:
     def until_settled(self) -> None:
         """Wait until the operator has nothing left to do: the pods that were too many are gone, and Ray knows it."""
         until("the operator's status is ready", lambda: self.status().get("phase") == "ready", READY_SECONDS, every=0.3)
+
+    def until_serve_settled(self) -> None:
+        """Wait until each of Serve's replicas runs, with none on its way in or out."""
+        ask = 'wget -qO- --header "Authorization: Bearer $RAY_AUTH_TOKEN" http://localhost:8265/api/serve/applications/'
+
+        def settled() -> bool:
+            (head,) = self.pod_names("ray-head")
+            said = json.loads(self.cluster.execute(self.namespace, head, "sh", "-c", ask))
+            deployments = said["applications"]["wan22"]["deployments"].values()
+            return all(replica["state"] == "RUNNING" for one in deployments for replica in one["replicas"])
+
+        until("each of Serve's replicas runs", settled, 60, every=1)
 
     # Videos.
 

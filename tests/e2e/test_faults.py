@@ -85,6 +85,8 @@ def test_evicted_pods_cut_no_client_off(standing: Release) -> None:
     (gang,) = standing.gangs()
     (ip,) = [node["ip"] for node in gang["nodes"] if node["leader"]]
     (leaders,) = [one["metadata"]["name"] for one in standing.pods("ray-worker") if one["status"]["podIP"] == ip]
+    # A replica that found no place takes 20 s to stop. To a new head it is one that runs, and of too many it ends any.
+    standing.until_serve_settled()
     begin(standing, "evicted")
     with Crowd(standing) as crowd:
         standing.evict(leaders, *standing.pod_names("ray-head"))
