@@ -119,6 +119,13 @@ class Release:
         except (httpx.HTTPError, ValueError, KeyError):
             return []
 
+    def gang_pod(self, *, leader: bool) -> str:
+        """Return the name of the one gang's pod with the leader, or of its one pod without it."""
+        (gang,) = self.gangs()
+        (ip,) = [node["ip"] for node in gang["nodes"] if node["leader"] == leader]
+        (pod,) = [one["metadata"]["name"] for one in self.pods("ray-worker") if one["status"]["podIP"] == ip]
+        return str(pod)
+
     def until_ready(self, workers: int | None = None, gangs: int = 1, seconds: float = READY_SECONDS) -> None:
         """Wait until every pod is Ready, nothing is on its way out, and the gangs stand with ``workers`` ranks each."""
         seen: dict[str, Any] = {}

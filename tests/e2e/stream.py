@@ -1,8 +1,11 @@
 """Clients who go on asking for videos while something happens to the release."""
 
+import itertools
 import threading
+from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
+from typing import Self
 
 import httpx
 
@@ -12,60 +15,16 @@ from tests.e2e.release import Release
 SMALL = {"num_inference_steps": 1, "num_frames": 5, "width": 64, "height": 64}
 
 
-class Stream:
-    """Submits a small task again and again, from a thread, for as long as the ``with`` block lasts."""
+class _Clients:
+    """Ask again and again, from threads, for as long as the ``with`` block lasts."""
 
-    def __init__(self, release: Release, name: str, every: float = 1.0) -> None:
-        self.release, self.name, self.every = release, name, every
-        self.accepted: list[str] = []
+    def __init__(self, clients: Sequence[httpx.Client], every: float) -> None:
         self.refused: list[str] = []
+        self._every = every
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._threads = [threading.Thread(target=self._run, args=(client,), daemon=True) for client in clients]
 
-    def __enter__(self) -> "Stream":
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        number = 0
-        while not self._done.wait(self.every):
-            number += 1
-            task_id = f"{self.name}-{number}"
-            try:
-                reply = self.release.http.post("/generate", json={"task_id": task_id, "seed": 1} | SMALL)
-            except httpx.HTTPError as error:
-                self.refused.append(f"{task_id}: {error!r}")
-                continue
-            if reply.status_code == 202:
-                self.accepted.append(task_id)
-            else:
-                self.refused.append(f"{task_id}: {reply.status_code} {reply.text[:200]}")
-
-    def ends(self) -> list[Json]:
-        """Return every accepted task once it ended."""
-        return [self.release.wait_for_end(task_id) for task_id in self.accepted]
-
-
-class Crowd:
-    """Looks at the list of tasks again and again, many clients at once, for as long as the ``with`` block lasts.
-
-    An answer takes milliseconds, so a pod that goes in the wrong order cuts one off only if many are under way.
-    """
-
-    def __init__(self, release: Release, clients: int = 4, every: float = 0.1) -> None:
-        self.every = every
-        self.answered = 0
-        self.refused: list[str] = []
-        self._done = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._run, args=(release.client(),), daemon=True) for _ in range(clients)
-        ]
-
-    def __enter__(self) -> "Crowd":
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -76,17 +35,66 @@ class Crowd:
             thread.join()
 
     def _run(self, client: httpx.Client) -> None:
+        for number in itertools.count(1):
+            if self._done.wait(self._every):
+                return
+            try:
+                refusal = self._ask(client, number)
+            except httpx.HTTPError as error:
+                refusal = repr(error)
+            if refusal:
+                self.refused.append(f"{datetime.now():%X}, request {number}: {refusal}")
+
+    def _ask(self, client: httpx.Client, number: int) -> str:
+        """Ask once; return what was wrong with the answer, if anything."""
+        raise NotImplementedError
+
+
+class Stream(_Clients):
+    """Submits a small task again and again."""
+
+    def __init__(self, release: Release, name: str, every: float = 1.0) -> None:
+        super().__init__([release.http], every)
+        self.release, self.name = release, name
+        self.accepted: list[str] = []
+
+    def ends(self) -> list[Json]:
+        """Return every accepted task once it ended."""
+        return [self.release.wait_for_end(task_id) for task_id in self.accepted]
+
+    def _ask(self, client: httpx.Client, number: int) -> str:
+        task_id = f"{self.name}-{number}"
+        reply = client.post("/generate", json={"task_id": task_id, "seed": 1} | SMALL)
+        if reply.status_code != 202:
+            return _said(reply)
+        self.accepted.append(task_id)
+        return ""
+
+
+class Crowd(_Clients):
+    """Looks at the list of tasks, many clients at once.
+
+    An answer takes milliseconds, so a pod that goes in the wrong order cuts one off only if many are under way.
+    """
+
+    def __init__(self, release: Release, clients: int = 4, every: float = 0.1) -> None:
+        super().__init__([release.client() for _ in range(clients)], every)
+        self.answered = 0
+
+    def _run(self, client: httpx.Client) -> None:
         with client:
-            while not self._done.wait(self.every):
-                try:
-                    reply = client.get("/generate?limit=1")
-                except httpx.HTTPError as error:
-                    self.refused.append(f"{datetime.now():%X}: {error!r}")
-                    continue
-                if reply.status_code == 200:
-                    self.answered += 1
-                else:
-                    self.refused.append(f"{datetime.now():%X}: {reply.status_code} {reply.text[:200]}")
+            super()._run(client)
+
+    def _ask(self, client: httpx.Client, number: int) -> str:
+        reply = client.get("/generate?limit=1")
+        if reply.status_code != 200:
+            return _said(reply)
+        self.answered += 1
+        return ""
+
+
+def _said(reply: httpx.Response) -> str:
+    return f"{reply.status_code} {reply.text[:200]}"
 
 
 def assert_all_succeeded(tasks: list[Json], attempt: int | None = None) -> None:

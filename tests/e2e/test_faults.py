@@ -23,9 +23,7 @@ def begin(release: Release, task_id: str) -> None:
 
 
 def test_a_lost_worker_pod_costs_one_attempt(standing: Release) -> None:
-    (gang,) = standing.gangs()
-    (ip,) = [node["ip"] for node in gang["nodes"] if not node["leader"]]
-    (pod,) = [one["metadata"]["name"] for one in standing.pods("ray-worker") if one["status"]["podIP"] == ip]
+    pod = standing.gang_pod(leader=False)
     begin(standing, "worker-lost")
     kill(standing, pod)
     task = standing.wait_for_end("worker-lost")
@@ -35,9 +33,7 @@ def test_a_lost_worker_pod_costs_one_attempt(standing: Release) -> None:
 
 
 def test_a_lost_leaders_pod_costs_one_attempt(standing: Release) -> None:
-    (gang,) = standing.gangs()
-    (ip,) = [node["ip"] for node in gang["nodes"] if node["leader"]]
-    (pod,) = [one["metadata"]["name"] for one in standing.pods("ray-worker") if one["status"]["podIP"] == ip]
+    pod = standing.gang_pod(leader=True)
     begin(standing, "leader-lost")
     kill(standing, pod)
     task = standing.wait_for_end("leader-lost")
@@ -82,9 +78,7 @@ def test_a_lost_operator_goes_on_where_it_was(standing: Release) -> None:
 
 
 def test_evicted_pods_cut_no_client_off(standing: Release) -> None:
-    (gang,) = standing.gangs()
-    (ip,) = [node["ip"] for node in gang["nodes"] if node["leader"]]
-    (leaders,) = [one["metadata"]["name"] for one in standing.pods("ray-worker") if one["status"]["podIP"] == ip]
+    leaders = standing.gang_pod(leader=True)
     # A replica that found no place takes 20 s to stop. To a new head it is one that runs, and of too many it ends any.
     standing.until_serve_settled()
     begin(standing, "evicted")
