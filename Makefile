@@ -61,7 +61,7 @@ check: setup tools ## Check format, lint, types, imports and the chart
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	PYTHONPATH=operator .venv/bin/lint-imports
+	PYTHONPATH=operator:. .venv/bin/lint-imports
 	$(PYTHON) charts/generate.py --check
 	@"$$($(PYTHON) -m tools path helm)" lint --strict --quiet charts/wan22-rayservice 2>/dev/null
 	@"$$($(PYTHON) -m tools path helm-unittest)" --strict charts/wan22-rayservice | tail -n 6

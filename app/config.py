@@ -28,7 +28,7 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Speed(StrictModel):
+class ModelOptions(StrictModel):
     """How ranks run the model; the defaults change nothing of its results but the order of sums."""
 
     attention_backend: str = "auto"
@@ -50,7 +50,7 @@ class Speed(StrictModel):
     """So many steps are computed before the first is predicted, for each expert."""
 
 
-class AppArgs(Speed):
+class AppArgs(ModelOptions):
     """Arguments of the application builder (``args`` in serveConfigV2, ``key=value`` of ``serve run``).
 
     A change of any of these restarts both deployments, so the worker count of a deployed app is in ``UserConfig``.
@@ -87,8 +87,8 @@ class AppArgs(Speed):
     task_ttl_seconds: float = Field(7 * 86400, gt=0)
     """How long an ended task is kept."""
 
-    def speed(self) -> Speed:
-        return Speed(**{name: getattr(self, name) for name in Speed.model_fields})
+    def model_options(self) -> ModelOptions:
+        return ModelOptions(**{name: getattr(self, name) for name in ModelOptions.model_fields})
 
 
 class UserConfig(StrictModel):

@@ -19,9 +19,9 @@ from ray import serve
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app import locality
+from app import runtime
 from app.config import APPLICATION, AppArgs
-from app.task_store.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis
 
 PROMPT = "a red circle moving right on a blue ground"
 
@@ -51,7 +51,7 @@ def _run(prompt: str, out: Path, workers: int, scratch: Path) -> int:
         os.environ |= {
             "REDIS_URL": redis.url,
             "STORAGE_URI": (scratch / "videos").as_uri(),
-            "MODEL_PATH": os.environ.get("MODEL_PATH") or str(locality.local_model()),
+            "MODEL_PATH": os.environ.get("MODEL_PATH") or str(runtime.local_model()),
         }
         _start_ray()
     lap("Redis and Ray")

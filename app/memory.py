@@ -13,65 +13,25 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from app.config import ConfigError
-from app.model_folder import ModelFolder
+from app.model.folder import ModelFolder
+from app.model.hub_configs import PUBLISHED, built_in
+from app.model.memory_demand import (
+    CONTEXT_GIB,
+    GIB,
+    STEP_SHARE,
+    VAE_SHARE,
+    Demand,
+    Size,
+    demand,
+    guided_by_default,
+    offloaded,
+    rank_weights,
+)
 from app.plan import MAX_RANKS, NoPlanError, Plan, allowed_counts, gang_plan, request_plan
-from app.published import PUBLISHED, published
-
-if TYPE_CHECKING:
-    from app.skeleton import Weights
-
-GIB = 2**30
-CONTEXT_GIB = 3.0
-"""Allowed on each GPU for its context, NCCL's buffers and the libraries' own."""
-STEP_SHARE = 0.25
-"""Allowed on top of a step's estimated peak for workspaces and rounding."""
-VAE_SHARE = 1.0
-"""Allowed on top of the VAE's: for its convolutions' workspaces, and the allocator's memory in pieces."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """The video that is asked for."""
-
-    width: int
-    height: int
-    num_frames: int
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}, {self.num_frames} frames"
-
-
-@dataclass(frozen=True)
-class Demand:
-    """What the ranks of one gang need for one request, in GiB."""
-
-    loading: float
-    """All weights as their files have them: 8-bit floats are made of these, on the GPU."""
-    weights: float
-    """On every rank's GPU the same: the plan splits a request's tokens, not the model."""
-    encoding_weights: float
-    """What of them is there while an image is encoded; where components come in turn, text encoder and VAE."""
-    decoding_weights: float
-    """What of them is there while frames are decoded; where components come in turn, the VAE alone."""
-    encode: float
-    """The request's image into latents, on every rank."""
-    denoise: float
-    """A step, on every rank."""
-    decode: float
-    """The latents into frames, on rank 0 at least as much as on the others."""
-
-    @property
-    def each(self) -> float:
-        """The most of that at one time on one rank, with the allowances."""
-        encoding = self.encoding_weights + self.encode * (1 + VAE_SHARE)
-        denoising = self.weights + self.denoise * (1 + STEP_SHARE)
-        decoding = self.decoding_weights + self.decode * (1 + VAE_SHARE)
-        return max(self.loading, encoding, denoising, decoding) + CONTEXT_GIB
 
 
 @dataclass(frozen=True)
@@ -156,32 +116,21 @@ def report(
         ConfigError: the model cannot be read, or it cannot make this size.
         NoPlanError: so many ranks have no plan for it; the allowed counts are named.
     """
-    known = published(model_path)
+    known = built_in(model_path)
     model = known or ModelFolder.read(model_path)
     size = Size(width or model.defaults.width, height or model.defaults.height, num_frames or model.defaults.num_frames)
     _check_size(model, size)
     gang_plan(ranks, model.heads)
-    parts = _weights(model, fp8_linear)
-    sizes = {part.component: part.bytes / GIB for part in parts}
-    vae = sizes.pop("vae")
+    parts = rank_weights(model, fp8_linear)
 
     def demand_of(ranks: int, size: Size) -> Demand:
         found = demand(model, ranks, size, fp8_linear=fp8_linear)
-        if found.each <= gpu_memory:
-            return found
-        # All but the VAE come in turn, and it decodes alone: see app.offload.
-        return replace(
-            found,
-            loading=0.0,
-            weights=vae + max(sizes.values()),
-            encoding_weights=vae + sizes["text_encoder"],
-            decoding_weights=vae,
-        )
+        return found if found.each <= gpu_memory else offloaded(found, parts)
 
     needed = demand_of(ranks, size)
     fits = needed.each <= gpu_memory
     tokens = model.tokens(size.width, size.height, size.num_frames)
-    plan = request_plan(ranks, model.heads, tokens, _guided(model))
+    plan = request_plan(ranks, model.heads, tokens, guided_by_default(model))
     advice = [] if fits else _advice(model, demand_of, ranks, size, gpu_memory)
     if plan.replicas > 1:
         advice.append(
@@ -202,35 +151,6 @@ def report(
         fits=fits,
         advice=advice,
     )
-
-
-def demand(model: ModelFolder, ranks: int, size: Size | None = None, *, fp8_linear: bool = False) -> Demand:
-    """Return what each of ``ranks`` ranks needs with all weights on its GPU; the size is by default the model's."""
-    from app.peak import decode_peak, denoise_peak, encode_peak
-
-    size = size or Size(model.defaults.width, model.defaults.height, model.defaults.num_frames)
-    measures = (size.width, size.height, size.num_frames)
-    loading, weights = (sum(part.bytes for part in _weights(model, fp8)) / GIB for fp8 in (False, fp8_linear))
-    return Demand(
-        loading=loading,
-        weights=weights,
-        encoding_weights=weights,
-        decoding_weights=weights,
-        encode=encode_peak(model, *measures) / GIB,
-        denoise=denoise_peak(model, ranks, *measures, _guided(model)) / GIB,
-        decode=decode_peak(model, *measures, ranks) / GIB,
-    )
-
-
-@cache
-def _weights(model: ModelFolder, fp8_linear: bool) -> "list[Weights]":
-    from app.skeleton import weights
-
-    return weights(model, fp8_linear=fp8_linear)
-
-
-def _guided(model: ModelFolder) -> bool:
-    return model.defaults.guidance_scale > 1
 
 
 def _check_size(model: ModelFolder, size: Size) -> None:

@@ -5,10 +5,10 @@ import os
 from ray import serve
 from ray.serve import Application
 
-from app import locality
-from app.api_entrypoint import APIEntrypoint
+from app import runtime
 from app.config import AppArgs, Environment
-from app.video_generator import VideoGenerator
+from app.gang.leader import VideoGenerator
+from app.http.entrypoint import APIEntrypoint
 
 _SHUTDOWN_MARGIN_SECONDS = 60
 
@@ -21,7 +21,7 @@ def app(args: AppArgs) -> Application:
         ConfigError: a variable of the environment is wrong.
     """
     environment = Environment.read(os.environ)
-    device = args.device or locality.device()
+    device = args.device or runtime.device()
     total_workers = args.total_workers or environment.total_workers
     args = args.model_copy(update={"device": device, "total_workers": total_workers})
     # The leader takes the CPU of its bundle and rank 0 the rest, so a leader is always on a node of its own gang.

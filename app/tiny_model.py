@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from app.model_folder import OWN_CONFIG, ImageUse
+from app.model.folder import OWN_CONFIG, ImageUse
 
 HEADS = 4
 """Divides over 1, 2 and 4 ranks by Ulysses, and over 8 with CFG parallelism."""

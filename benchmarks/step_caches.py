@@ -14,20 +14,19 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from diffusers import MagCacheConfig
 
-from app.config import Speed
-from app.locality import local_model
-from benchmarks.tiny_wan import generation, scoring
+from app.config import ModelOptions
+from app.runtime import local_model
+from training import generation, scoring
+from training.prompts import HELD_OUT_FILE
 
 os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")
 import cache_dit
 
-PROMPTS = Path(__file__).with_name("tiny_wan") / "held_out_prompts.txt"
 _WARM_UP = 6
 """Steps that every cache computes first."""
 
@@ -84,18 +83,18 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=20, help="how many of the tiny Wan's held-out prompts")
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
-    prompts = random.Random(0).sample(PROMPTS.read_text().splitlines(), arguments.prompts + 1)
+    prompts = random.Random(0).sample(HELD_OUT_FILE.read_text().splitlines(), arguments.prompts + 1)
     request = generation.Request(local_model(), prompts[1:], steps=arguments.steps, batch=1)
     found = ratios(generation.Request(local_model(), prompts[:1], steps=arguments.steps, batch=1))
     lossless, all_blocks = computed(request, None)
     print("| cache | blocks computed | median PSNR, dB |\n|---|---|---|")
 
-    def measure(name: str, put: Put | None = None, options: Speed | None = None) -> None:
-        videos, blocks = computed(replace(request, speed=options or Speed()), put)
+    def measure(name: str, put: Put | None = None, options: ModelOptions | None = None) -> None:
+        videos, blocks = computed(replace(request, options=options or ModelOptions()), put)
         print(f"| {name} | {blocks / all_blocks:.2f} | {scoring.psnr(videos, lossless):.1f} |", flush=True)
 
     for interval in (2, 3, 5):
-        options = Speed(step_cache="taylorseer", step_cache_interval=interval, step_cache_warm_up=_WARM_UP)
+        options = ModelOptions(step_cache="taylorseer", step_cache_interval=interval, step_cache_warm_up=_WARM_UP)
         measure(f"TaylorSeer, every {interval}", options=options)
     for threshold in (0.03, 0.06, 0.12, 0.24):
         measure(f"MagCache, {threshold}", magcache(threshold, found))

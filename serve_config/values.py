@@ -4,11 +4,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from app.config import AppArgs, Device, RankCount, Speed
+from app.config import AppArgs, Device, ModelOptions, RankCount
 from app.plan import NoPlanError, gang_plan, worker_pods
 
 
-class ServeValues(Speed):
+class ServeValues(ModelOptions):
     """The values of one deployment. The chart's values of the same meaning are named in the messages.
 
     A pod is sized so that APIEntrypoint always fits beside its ranks, wherever Ray puts leaders and whatever the counts

@@ -9,13 +9,13 @@ import redis
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling, Scheduling
 
-from app.task_store.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
-from tests.app.service.harness import Service, running_cluster
-from tests.app.service.warm import warm_workers
+from testing.service import Service, running_cluster
+from testing.warm_workers import warm_workers
 
 SHARED = {
-    "tests/app/service/": "Ray",
+    "tests/service/": "Ray",
     "tests/wan22_doctor/test_programs.py": "Ray",
     "tests/control_plane/": "control plane",
 }

@@ -12,10 +12,10 @@ from statistics import median
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.control_plane.api import Json
-from tests.e2e.cluster import Cluster
-from tests.e2e.release import Release
-from tests.waiting import until
+from testing.cluster import Cluster
+from testing.control_plane.api import Json
+from testing.release import Release
+from testing.waiting import until
 from tools.node import host, images, place
 
 E2E = Path(__file__).parents[2] / "tests" / "e2e"

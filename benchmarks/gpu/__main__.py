@@ -21,21 +21,21 @@ from typing import Any
 
 import torch
 
-from app.config import Device, Speed
-from app.model_folder import ModelFolder
+from app.config import Device, ModelOptions
+from app.model.folder import ModelFolder
 from benchmarks.gpu import service
 from benchmarks.gpu.by_hand import Taken
 from benchmarks.gpu.works import WORKS, Work, step_flop, write_model
-from tests.ports import free_port
+from testing.ports import free_port
 
 RESULTS = Path(__file__).with_name("results.json")
 SERVICE = {
-    "service": Speed(),
-    "service-plain": Speed(attention_backend="native", compile_blocks="never"),
-    "service-offloaded": Speed(offload_weights="always"),
-    "service-fp8": Speed(fp8_linear=True),
-    "service-cached": Speed(step_cache="taylorseer"),
-    "service-fp8-cached": Speed(fp8_linear=True, step_cache="taylorseer"),
+    "service": ModelOptions(),
+    "service-plain": ModelOptions(attention_backend="native", compile_blocks="never"),
+    "service-offloaded": ModelOptions(offload_weights="always"),
+    "service-fp8": ModelOptions(fp8_linear=True),
+    "service-cached": ModelOptions(step_cache="taylorseer"),
+    "service-fp8-cached": ModelOptions(fp8_linear=True, step_cache="taylorseer"),
 }
 BY_HAND = {
     "torchrun-same": "same",

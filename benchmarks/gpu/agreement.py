@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from app.config import Speed
-from app.locality import local_model
-from app.pipeline import Pipeline
-from benchmarks.tiny_wan.reader import Frames
-from benchmarks.tiny_wan.scoring import psnr
-from tests.ports import free_port
+from app.config import ModelOptions
+from app.model.pipeline import Pipeline
+from app.runtime import local_model
+from testing.ports import free_port
+from training.reader import Frames
+from training.scoring import psnr
 
 GUIDED = {"prompt": "a red circle moving right on a blue ground", "num_inference_steps": 40, "seed": 3}
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ def _rank(rank: int, cases: Sequence[Case]) -> None:
 
 
 def _make(rank: int, device: torch.device, name: str, ranks: int, port: int) -> tuple[str, dict[str, Any]]:
-    pipeline = Pipeline(str(local_model()), device, Speed(**OPTIONS[name]), ranks)
+    pipeline = Pipeline(str(local_model()), device, ModelOptions(**OPTIONS[name]), ranks)
     pipeline.join(dist.TCPStore("127.0.0.1", port, ranks, rank == 0), rank, ranks, timedelta(minutes=1))
     defaults = pipeline.model.defaults.model_dump()
     videos = {key: pipeline.generate(defaults | request, lambda _: True) for key, request in REQUESTS.items()}

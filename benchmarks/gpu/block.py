@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from app import speed
-from app.config import Speed
-from app.published import published
-from app.skeleton import skeleton
+from app.config import ModelOptions
+from app.model import acceleration
+from app.model.hub_configs import built_in
+from app.model.meta import meta_module
 from benchmarks.gpu.works import WORKS, Work, example_inputs
 
 _ROUNDS = 7
@@ -40,15 +40,15 @@ def main() -> None:
 def measure(work: Work, fp8: bool) -> list[str]:
     """Return the attention backend, and the milliseconds of a block: all, attention, linear layers, and the rest."""
     device = torch.device("cuda")
-    model = published(work.model or "")
+    model = built_in(work.model or "")
     assert model is not None
-    transformer = skeleton(model, "transformer", num_layers=1).to_empty(device=device)
+    transformer = meta_module(model, "transformer", num_layers=1).to_empty(device=device)
     for tensor in (*transformer.parameters(), *transformer.buffers()):
         tensor.normal_(0, 0.02)
     block = transformer.blocks[0]
     with torch.inference_mode():
         inputs = _inputs_of(block, transformer, example_inputs(model, transformer, work))
-        attention = speed.apply(Speed(fp8_linear=fp8), [transformer], device, compiled=True)
+        attention = acceleration.apply(ModelOptions(fp8_linear=fp8), [transformer], device, compiled=True)
         for _ in range(2):
             block(*inputs)
         each = statistics.median(_milliseconds(block, inputs) for _ in range(_ROUNDS))

@@ -25,10 +25,10 @@ from diffusers import ContextParallelConfig, DiffusionPipeline
 from diffusers.utils import logging
 from torch.distributed.rendezvous import rendezvous
 
-from app.parallel import one_device_on_cpu
-from app.pipeline import Pipeline
-from app.skeleton import rank_dtypes
-from app.video import write_mp4, write_mp4_as_made
+from app.media.mp4 import write_mp4, write_mp4_as_made
+from app.model.meta import rank_dtypes
+from app.model.pipeline import Pipeline
+from app.model.transformer_parallel import one_device_on_cpu
 from benchmarks.gpu.works import WORKS
 
 Make = Callable[[dict[str, Any], Path, Callable[[], None]], None]

@@ -22,11 +22,11 @@ import ray
 import torch
 import torch.distributed as dist
 
-from app.task_store.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
-from tests.app.service.harness import Service, running_cluster
-from tests.ports import free_port
-from tests.waiting import until
+from testing.ports import free_port
+from testing.service import Service, running_cluster
+from testing.waiting import until
 
 RESULTS = Path(__file__).with_name("gang.json")
 _ALL_TO_ALL_BYTES = 256 * 2**20

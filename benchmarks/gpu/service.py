@@ -13,11 +13,11 @@ import httpx
 import ray
 from ray import serve
 
-from app.config import APPLICATION, AppArgs, Device, Speed
-from app.task_store.embedded import EmbeddedRedis
+from app.config import APPLICATION, AppArgs, Device, ModelOptions
+from app.tasks.embedded import EmbeddedRedis
 from benchmarks.gpu.works import Work
-from tests.ports import free_port
-from tests.waiting import until
+from testing.ports import free_port
+from testing.waiting import until
 
 _LONGEST_VIDEO_SECONDS = 3600
 
@@ -45,7 +45,7 @@ class Videos:
 
 
 @contextmanager
-def running(folder: Path, scratch: Path, ranks: int, device: Device, speed: Speed) -> Iterator[Running]:
+def running(folder: Path, scratch: Path, ranks: int, device: Device, speed: ModelOptions) -> Iterator[Running]:
     """Start the service and yield it once its gang is complete; everything ends with it."""
     from app.serve_app import app
 

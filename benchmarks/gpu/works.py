@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from app.model_folder import ModelFolder
-from app.published import published
-from app.skeleton import components, skeleton
+from app.model.folder import ModelFolder
+from app.model.hub_configs import built_in
+from app.model.meta import components, meta_module
 from app.tiny_model import write_tiny_model
 
 _TEXT_TOKENS = 512
@@ -65,7 +65,7 @@ def write_model(work: Work, models: Path, device: torch.device) -> Path:
     tiny = write_tiny_model(folder)
     if work.model is None:
         return folder
-    model = published(work.model)
+    model = built_in(work.model)
     assert model is not None
     index = dict(model.configs("model_index.json"))
     for component in components(model):
@@ -73,7 +73,7 @@ def write_model(work: Work, models: Path, device: torch.device) -> Path:
         if component == "transformer_2":
             (folder / component).symlink_to(folder / "transformer", target_is_directory=True)
             continue
-        module = skeleton(model, component).to_empty(device=device)
+        module = meta_module(model, component).to_empty(device=device)
         if hasattr(module, "tie_weights"):
             # Each got memory of its own; the text encoder's embedding would be there twice.
             module.tie_weights()
@@ -98,7 +98,7 @@ def _write_index(folder: Path, index: dict[str, Any]) -> None:
 
 def step_flop(model: ModelFolder, work: Work) -> int:
     """Return the floating-point operations of one step, both branches of guidance; counted without data."""
-    transformer = skeleton(model, "transformer")
+    transformer = meta_module(model, "transformer")
     inputs = example_inputs(model, transformer, work)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         transformer(**inputs, return_dict=False)

@@ -19,13 +19,13 @@ from typing import Any
 
 import psutil
 
-from tests.control_plane.api import Json
-from tests.control_plane.manifests import ray_service
-from tests.control_plane.operators import Operator, operator_objects
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.standin import Heads
-from tests.ports import free_port
-from tests.waiting import until
+from testing.control_plane.api import Json
+from testing.control_plane.manifests import ray_service
+from testing.control_plane.operators import Operator, operator_objects
+from testing.control_plane.plane import ControlPlane
+from testing.control_plane.standin import Heads
+from testing.ports import free_port
+from testing.waiting import until
 
 NAMESPACE = "bench"
 USER = f"system:serviceaccount:{NAMESPACE}:wan22-operator"

@@ -13,10 +13,10 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from app.task_store.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
 from benchmarks.service import http_load, overhead, recovery, store_growth
-from tests.app.service.harness import Service, running_cluster
+from testing.service import Service, running_cluster
 
 Rows = list[dict[str, Any]]
 

@@ -14,9 +14,9 @@ import aiohttp
 from fastapi import FastAPI
 from ray import serve
 
-from app.generate_request import GenerateRequest
-from tests.app.service.harness import Service
-from tests.waiting import until
+from app.http.generate_request import GenerateRequest
+from testing.service import Service
+from testing.waiting import until
 
 CONNECTIONS = 16
 SECONDS = 8.0

@@ -9,9 +9,9 @@ import time
 from statistics import median
 from typing import Any
 
-from tests.app.service.harness import Service
-from tests.ports import free_port
-from tests.waiting import until
+from testing.ports import free_port
+from testing.service import Service
+from testing.waiting import until
 
 RANKS = 2
 TASKS = 20
@@ -91,8 +91,8 @@ def _torchrun_rank() -> None:
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    from app.pipeline import Pipeline
-    from app.video import write_mp4
+    from app.media.mp4 import write_mp4
+    from app.model.pipeline import Pipeline
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)

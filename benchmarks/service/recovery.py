@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from tests.app.service.harness import LONG_TASK, Service
+from testing.service import LONG_TASK, Service
 
 RUNS = 3
 

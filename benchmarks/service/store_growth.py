@@ -8,9 +8,9 @@ from typing import Any
 
 import redis
 
-from app.task_store import TaskStatus, TaskStore
-from app.task_store.embedded import EmbeddedRedis
-from tests.waiting import until
+from app.tasks.embedded import EmbeddedRedis
+from app.tasks.store import TaskStatus, TaskStore
+from testing.waiting import until
 
 SIZES = (100, 1_000, 10_000, 100_000)
 RUNS = 200

@@ -1,4 +1,4 @@
-"""Real parts that the app's tests share: one Redis server, one world of ranks and one tiny model a run."""
+"""Real parts that the app's tests share: one Redis server, one pool of rank processes and one tiny model a run."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from app.task_store import TaskStore
-from app.task_store.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis
+from app.tasks.store import TaskStore
 from app.tiny_model import write_tiny_model
 
 if TYPE_CHECKING:
-    from tests.app.world import World
+    from testing.rank_pool import RankPool
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +38,12 @@ def text_or_image_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def world() -> "Iterator[World]":
-    from tests.app.world import World  # it imports torch, which most tests do without
+def rank_pool() -> "Iterator[RankPool]":
+    from testing.rank_pool import RankPool  # it imports torch, which most tests do without
 
-    world = World()
-    yield world
-    world.close()
+    rank_pool = RankPool()
+    yield rank_pool
+    rank_pool.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import AppArgs, ConfigError, Environment, explain
-from app.locality import make_url
+from app.runtime import make_url
 
 
 def test_values_of_serve_run_are_strings_and_understood() -> None:

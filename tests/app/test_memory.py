@@ -13,14 +13,14 @@ from diffusers import AutoencoderKLWan, DiffusionPipeline, WanTransformer3DModel
 
 from app.config import ConfigError
 from app.memory import main, report
-from app.model_folder import OWN_CONFIG, ModelFolder
-from app.peak import LivePeak, _decode_peak, decode_peak
+from app.model.acceleration import use_fp8_linear
+from app.model.folder import OWN_CONFIG, ModelFolder
+from app.model.hub_configs import PUBLISHED, built_in
+from app.model.meta import components, rank_dtypes, weights
+from app.model.peak_memory import LivePeak, _decode_peak, decode_peak
 from app.plan import NoPlanError, Plan, allowed_counts
-from app.published import PUBLISHED, published
-from app.skeleton import components, rank_dtypes, weights
-from app.speed import use_fp8_linear
 from app.tiny_model import write_tiny_model
-from tests.app.world import warm_process
+from testing.rank_pool import warm_process
 
 T2V, I2V, TI2V_5B = PUBLISHED
 H20_GIB = 96
@@ -48,21 +48,21 @@ def test_both_experts_are_counted_on_every_rank() -> None:
     assert answer.demand.weights == sum(part.gib for part in answer.components)
 
 
-def built_in(name: str) -> ModelFolder:
-    model = published(name)
+def published(name: str) -> ModelFolder:
+    model = built_in(name)
     assert model is not None
     return model
 
 
 def test_ti2v_5b_has_one_transformer_of_five_billion() -> None:
-    parts = {part.component: part.parameters for part in weights(built_in(TI2V_5B))}
+    parts = {part.component: part.parameters for part in weights(published(TI2V_5B))}
     assert parts["transformer"] == 4_999_787_712
     assert parts["vae"] == 704_688_668
 
 
 @pytest.mark.parametrize("model", [T2V, TI2V_5B])
 def test_every_count_from_1_to_64_has_a_plan_or_is_refused_with_the_allowed_ones(model: str) -> None:
-    heads = built_in(model).heads
+    heads = published(model).heads
     allowed = allowed_counts(heads)
     for ranks in range(1, 65):
         if ranks in allowed:
@@ -198,7 +198,7 @@ def test_the_estimate_is_what_a_real_process_grows_by(
 
 
 def test_decoding_grows_evenly_with_the_frames_as_the_estimate_takes_it_to() -> None:
-    model = built_in(T2V)
+    model = published(T2V)
     assert decode_peak(model, 128, 64, 25) == pytest.approx(_decode_peak(model, 128, 64, 7), rel=0.01)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.api import Api, Json, path_of
-from tests.control_plane.operators import Operator, operator_objects
-from tests.control_plane.plane import ControlPlane
-from tests.control_plane.world import World
-from tests.ports import free_port
+from testing.control_plane.api import Api, Json, path_of
+from testing.control_plane.operators import Operator, operator_objects
+from testing.control_plane.plane import ControlPlane
+from testing.ports import free_port
+from tests.control_plane.managed import Managed
 
 _numbers = itertools.count(1)
 
@@ -48,9 +48,9 @@ def namespace(plane: ControlPlane) -> Iterator[str]:
 
 
 @pytest.fixture
-def world(plane: ControlPlane, namespace: str) -> World:
+def managed(plane: ControlPlane, namespace: str) -> Managed:
     """What a test looks at."""
-    return World(plane, namespace)
+    return Managed(plane, namespace)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 import tools
+from testing.control_plane.api import Api, Json, Refused
 from tests.charts.conftest import pods
-from tests.control_plane.api import Api, Json, Refused
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "wan22-rayservice"

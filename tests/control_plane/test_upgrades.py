@@ -1,97 +1,97 @@
 """What KubeRay does to clusters by itself: upgrades, rewrites, suspension."""
 
-from tests.control_plane.operators import Operator
-from tests.control_plane.world import World
-from tests.waiting import until
+from testing.control_plane.operators import Operator
+from testing.waiting import until
+from tests.control_plane.managed import Managed
 
 
 def test_an_annotation_during_an_upgrade_sizes_the_pending_cluster_and_leaves_the_active_one(
-    world: World, operator: Operator
+    managed: Managed, operator: Operator
 ) -> None:
-    world.apply()
-    world.until_settled(2)
-    old = world.cluster_name()
-    world.plane.kubelet.held.add(world.namespace)
-    world.apply(image="wan22:2")
-    pending = world.until_pending()
-    written = len(world.head(old).configs)
-    world.annotate(total_workers=4)
-    until("the pending cluster is sized", lambda: world.replicas(pending) == 4)
-    assert world.replicas(old) == 2, "the active one is left alone"
-    world.plane.kubelet.release(world.namespace)
-    until("the new cluster is active", lambda: world.cluster_name() == pending, 60)
-    world.until_settled(4)
-    assert len(world.head(old).configs) == written, "the old cluster was given no new serveConfigV2"
-    until("the old cluster is gone", lambda: len(world.clusters()) == 1)
+    managed.apply()
+    managed.until_settled(2)
+    old = managed.cluster_name()
+    managed.plane.kubelet.held.add(managed.namespace)
+    managed.apply(image="wan22:2")
+    pending = managed.until_pending()
+    written = len(managed.head(old).configs)
+    managed.annotate(total_workers=4)
+    until("the pending cluster is sized", lambda: managed.replicas(pending) == 4)
+    assert managed.replicas(old) == 2, "the active one is left alone"
+    managed.plane.kubelet.release(managed.namespace)
+    until("the new cluster is active", lambda: managed.cluster_name() == pending, 60)
+    managed.until_settled(4)
+    assert len(managed.head(old).configs) == written, "the old cluster was given no new serveConfigV2"
+    until("the old cluster is gone", lambda: len(managed.clusters()) == 1)
 
 
 def test_gpus_per_worker_changed_with_the_image_gives_a_pending_cluster_of_the_right_size(
-    world: World, operator: Operator
+    managed: Managed, operator: Operator
 ) -> None:
-    world.apply(workers=4, gpus=1)
-    world.until_settled(4)
-    old = world.cluster_name()
-    world.plane.kubelet.held.add(world.namespace)
-    world.apply(workers=4, gpus=2, image="wan22:2")
-    pending = world.until_pending()
-    assert (world.replicas(pending), world.replicas(old)) == (2, 4)
-    world.plane.kubelet.release(world.namespace)
-    world.until_settled(4, pods=2)
+    managed.apply(workers=4, gpus=1)
+    managed.until_settled(4)
+    old = managed.cluster_name()
+    managed.plane.kubelet.held.add(managed.namespace)
+    managed.apply(workers=4, gpus=2, image="wan22:2")
+    pending = managed.until_pending()
+    assert (managed.replicas(pending), managed.replicas(old)) == (2, 4)
+    managed.plane.kubelet.release(managed.namespace)
+    managed.until_settled(4, pods=2)
 
 
-def test_a_kuberay_rewrite_in_the_middle_of_a_growth_loses_no_pod(world: World, operator: Operator) -> None:
-    world.apply()
-    world.until_settled(2)
-    name = world.cluster_name()
-    before = set(world.workers())
-    world.plane.kubelet.held.add(world.namespace)
-    world.annotate(total_workers=8)
-    until("the pods are there", lambda: len(world.workers()) == 8)
-    _rewrite(world, name)
-    assert world.replicas(name) == 8
-    assert before <= set(world.workers())
-    world.plane.kubelet.release(world.namespace)
-    world.until_settled(8)
-    assert before <= set(world.workers())
+def test_a_kuberay_rewrite_in_the_middle_of_a_growth_loses_no_pod(managed: Managed, operator: Operator) -> None:
+    managed.apply()
+    managed.until_settled(2)
+    name = managed.cluster_name()
+    before = set(managed.workers())
+    managed.plane.kubelet.held.add(managed.namespace)
+    managed.annotate(total_workers=8)
+    until("the pods are there", lambda: len(managed.workers()) == 8)
+    _rewrite(managed, name)
+    assert managed.replicas(name) == 8
+    assert before <= set(managed.workers())
+    managed.plane.kubelet.release(managed.namespace)
+    managed.until_settled(8)
+    assert before <= set(managed.workers())
 
 
-def test_a_kuberay_version_bump_keeps_the_count(world: World, operator: Operator) -> None:
-    world.apply()
-    world.annotate(total_workers=4)
-    world.until_settled(4)
-    pods = set(world.workers())
-    _rewrite(world, world.cluster_name())
-    world.until_settled(4)
-    assert set(world.workers()) == pods
+def test_a_kuberay_version_bump_keeps_the_count(managed: Managed, operator: Operator) -> None:
+    managed.apply()
+    managed.annotate(total_workers=4)
+    managed.until_settled(4)
+    pods = set(managed.workers())
+    _rewrite(managed, managed.cluster_name())
+    managed.until_settled(4)
+    assert set(managed.workers()) == pods
 
 
-def test_a_suspend_toggle_keeps_the_count_and_takes_a_change_along(world: World, operator: Operator) -> None:
-    world.apply()
-    world.annotate(total_workers=4)
-    world.until_settled(4)
-    name = world.cluster_name()
-    _suspend(world, True)
-    until("KubeRay rewrites the RayCluster", lambda: world.cluster(name)["spec"].get("suspend"))
-    until("the pods are gone", lambda: not world.workers(name))
-    until("the status says so", lambda: world.status()["phase"] == "suspended")
-    world.annotate(total_workers=5)
-    until("the change is taken along", lambda: world.replicas(name) == 5)
-    _suspend(world, False)
-    until("KubeRay rewrites it again", lambda: not world.cluster(name)["spec"].get("suspend"))
-    world.until_settled(5)
-    assert world.cluster_name() == name
+def test_a_suspend_toggle_keeps_the_count_and_takes_a_change_along(managed: Managed, operator: Operator) -> None:
+    managed.apply()
+    managed.annotate(total_workers=4)
+    managed.until_settled(4)
+    name = managed.cluster_name()
+    _suspend(managed, True)
+    until("KubeRay rewrites the RayCluster", lambda: managed.cluster(name)["spec"].get("suspend"))
+    until("the pods are gone", lambda: not managed.workers(name))
+    until("the status says so", lambda: managed.status()["phase"] == "suspended")
+    managed.annotate(total_workers=5)
+    until("the change is taken along", lambda: managed.replicas(name) == 5)
+    _suspend(managed, False)
+    until("KubeRay rewrites it again", lambda: not managed.cluster(name)["spec"].get("suspend"))
+    managed.until_settled(5)
+    assert managed.cluster_name() == name
 
 
-def _rewrite(world: World, cluster: str) -> None:
+def _rewrite(managed: Managed, cluster: str) -> None:
     """Have KubeRay rewrite a RayCluster from its RayService, as a newer KubeRay does."""
-    path = f"{world.base}/rayclusters/{cluster}"
-    world.api.merge(path, {"metadata": {"annotations": {"ray.io/kuberay-version": "v1.0.0"}}})
+    path = f"{managed.base}/rayclusters/{cluster}"
+    managed.api.merge(path, {"metadata": {"annotations": {"ray.io/kuberay-version": "v1.0.0"}}})
     until(
         "KubeRay rewrites the RayCluster",
-        lambda: world.cluster(cluster)["metadata"]["annotations"]["ray.io/kuberay-version"] != "v1.0.0",
+        lambda: managed.cluster(cluster)["metadata"]["annotations"]["ray.io/kuberay-version"] != "v1.0.0",
     )
 
 
-def _suspend(world: World, value: bool) -> None:
+def _suspend(managed: Managed, value: bool) -> None:
     patch = [{"op": "add", "path": "/spec/rayClusterConfig/suspend", "value": value}]
-    world.api.request("PATCH", world.path, patch, "json-patch+json")
+    managed.api.request("PATCH", managed.path, patch, "json-patch+json")

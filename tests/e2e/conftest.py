@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.control_plane.api import Refused
+from testing.cluster import Cluster, CommandFailed
+from testing.control_plane.api import Refused
+from testing.release import Release
+from testing.waiting import until
 from tests.e2e import planted
-from tests.e2e.cluster import Cluster, CommandFailed
 from tests.e2e.diagnosis import diagnose
-from tests.e2e.release import Release
-from tests.waiting import until
 from tools.node import host, images, place
 
 HERE = Path(__file__).parent

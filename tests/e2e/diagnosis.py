@@ -1,7 +1,7 @@
 """What went on in a namespace, for the report of a test that failed."""
 
-from tests.control_plane.api import Json
-from tests.e2e.cluster import Cluster, phase, ready
+from testing.cluster import Cluster, phase, ready
+from testing.control_plane.api import Json
 
 EVENTS = 40
 LINES = 25

@@ -9,8 +9,8 @@ from typing import Self
 
 import httpx
 
-from tests.control_plane.api import Json
-from tests.e2e.release import Release
+from testing.control_plane.api import Json
+from testing.release import Release
 
 SMALL = {"num_inference_steps": 1, "num_frames": 5, "width": 64, "height": 64}
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.control_plane.manifests import ray_service
+from testing.cluster import Cluster
+from testing.control_plane.manifests import ray_service
+from testing.release import Release
+from testing.waiting import until
 from tests.e2e import planted
-from tests.e2e.cluster import Cluster
-from tests.e2e.release import Release
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]

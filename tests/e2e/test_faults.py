@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.e2e.cluster import Cluster
-from tests.e2e.release import Release
+from testing.cluster import Cluster
+from testing.release import Release
+from testing.waiting import until
 from tests.e2e.stream import Crowd
-from tests.waiting import until
 
 LONG = {"num_inference_steps": 60}
 

@@ -1,8 +1,8 @@
 """From nothing to a video and back to nothing, as the README tells it."""
 
-from tests.e2e.cluster import Cluster, ready
-from tests.e2e.release import Release, probe
-from tests.waiting import until
+from testing.cluster import Cluster, ready
+from testing.release import Release, probe
+from testing.waiting import until
 
 
 def test_install_makes_a_video_and_uninstall_leaves_nothing(cluster: Cluster, release: Release) -> None:

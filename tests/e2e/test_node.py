@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, ready
-from tests.waiting import until
+from testing.cluster import Cluster, ready
+from testing.waiting import until
 from tools.node import host, images
 from tools.node.place import BASE_IMAGE, Place
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.control_plane.api import Json
-from tests.e2e.cluster import Cluster, ready
-from tests.e2e.release import Release
-from tests.waiting import until
+from testing.cluster import Cluster, ready
+from testing.control_plane.api import Json
+from testing.release import Release
+from testing.waiting import until
 
 TRY = """
 import socket, sys

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 import tools
-from tests.control_plane.api import Json
-from tests.e2e.cluster import Cluster, CommandFailed
-from tests.e2e.release import ENDED, Release
-from tests.waiting import until
+from testing.cluster import Cluster, CommandFailed
+from testing.control_plane.api import Json
+from testing.release import ENDED, Release
+from testing.waiting import until
 
 SETTINGS = ("kind=RayCluster", "totalWorkers=2", "gpusPerWorker=1")
 

@@ -1,6 +1,6 @@
 """An annotation resizes the running gang: pods and ranks follow in order, and no task is lost."""
 
-from tests.e2e.release import Release
+from testing.release import Release
 from tests.e2e.stream import Crowd, Stream, assert_all_succeeded
 
 LONG = {"num_inference_steps": 60}

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from tests.control_plane.api import Json
-from tests.e2e.cluster import Cluster
-from tests.e2e.release import Release
-from tests.waiting import until
+from testing.cluster import Cluster
+from testing.control_plane.api import Json
+from testing.release import Release
+from testing.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

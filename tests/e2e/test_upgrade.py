@@ -1,9 +1,9 @@
 """`helm upgrade` to other pods: a new cluster takes over when it is whole, and one that never is burns no task."""
 
-from tests.e2e.cluster import phase
-from tests.e2e.release import Release
+from testing.cluster import phase
+from testing.release import Release
+from testing.waiting import until
 from tests.e2e.stream import Stream, assert_all_succeeded
-from tests.waiting import until
 
 LONG = {"num_inference_steps": 60}
 NO_FINALIZERS = '{"metadata":{"finalizers":null}}'

@@ -9,7 +9,7 @@ from typing import Any
 from wan22_doctor.facts import Facts, KubeRay, Operator, Target, Webhook
 from wan22_operator.certificates import Certificates, current
 
-from tests.control_plane.manifests import ray_cluster_spec, ray_service
+from testing.control_plane.manifests import ray_cluster_spec, ray_service
 
 Json = dict[str, Any]
 

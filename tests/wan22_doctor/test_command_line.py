@@ -6,7 +6,7 @@ import pytest
 import yaml
 from wan22_doctor.__main__ import main, plugin
 
-from tests.ports import free_port
+from testing.ports import free_port
 
 
 def kubeconfig(folder: Path, server: str) -> str:

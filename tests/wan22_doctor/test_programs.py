@@ -19,10 +19,10 @@ from wan22_doctor.checks import gangs, redis, request, serve
 from wan22_doctor.cluster import START, answer_in
 from wan22_doctor.findings import Finding
 
-from app.task_store.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
-from tests.app.service.harness import ROOT, Service
-from tests.ports import free_port
+from testing.ports import free_port
+from testing.service import ROOT, Service
 
 Json = dict[str, Any]
 

@@ -15,7 +15,7 @@ try:
     import fsspec
 
     from app.config import ConfigError, Environment
-    from app.model_folder import ModelFolder
+    from app.model.folder import ModelFolder
 except ImportError as error:
     not_in_the_image = f"not in the image: {error}"
 else:

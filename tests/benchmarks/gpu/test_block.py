@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from app.published import published
-from app.skeleton import skeleton
+from app.model.hub_configs import built_in
+from app.model.meta import meta_module
 from benchmarks.gpu import block
 from benchmarks.gpu.works import WORKS, example_inputs
 
@@ -26,9 +26,9 @@ def test_a_kernel_counts_as_what_it_computes(kernel: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["A14B-480p81", "5B-704p121"])
 def test_a_block_is_measured_with_what_its_transformer_gives_it(name: str) -> None:
     work = replace(WORKS[name], width=64, height=64, num_frames=5)
-    model = published(work.model or "")
+    model = built_in(work.model or "")
     assert model is not None
-    transformer = skeleton(model, "transformer", num_layers=1)
+    transformer = meta_module(model, "transformer", num_layers=1)
     with torch.inference_mode():
         hidden, text, *_ = block._inputs_of(
             transformer.blocks[0], transformer, example_inputs(model, transformer, work)

@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from app.model_folder import ModelFolder
-from app.published import PUBLISHED, published
+from app.model.folder import ModelFolder
+from app.model.hub_configs import PUBLISHED, built_in
 from benchmarks.gpu import by_hand, works
 from benchmarks.gpu.__main__ import _keep, main
 from benchmarks.gpu.works import WORKS, Work, step_flop, write_model
-from tests.app.world import World
-from tests.ports import free_port
+from testing.ports import free_port
+from testing.rank_pool import RankPool
 
 
 def model_of(work: Work) -> ModelFolder:
-    model = published(work.model or "")
+    model = built_in(work.model or "")
     assert model is not None
     return model
 
@@ -51,7 +51,7 @@ def test_a_random_model_is_a_complete_folder_with_one_experts_weights(
     small["text_encoder/config.json"] |= {"vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4}
     small["text_encoder/config.json"] |= {"num_layers": 1}
     model = ModelFolder.from_configs(tmp_path, small.__getitem__)
-    monkeypatch.setattr(works, "published", lambda _: model)
+    monkeypatch.setattr(works, "built_in", lambda _: model)
     folder = write_model(WORKS["A14B-480p81"], tmp_path / "model", torch.device("cpu"))
     found = ModelFolder.read(str(folder))
     assert (found.two_experts, found.heads, found.defaults.num_frames) == (True, 2, 81)
@@ -59,7 +59,7 @@ def test_a_random_model_is_a_complete_folder_with_one_experts_weights(
     weights = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
     assert weights["blocks.0.ffn.net.2.weight"].dtype == torch.bfloat16
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
-    from app.pipeline import Pipeline
+    from app.model.pipeline import Pipeline
 
     assert Pipeline(str(folder), torch.device("cpu")).model.two_experts
 
@@ -86,11 +86,11 @@ def test_a_row_replaces_that_of_the_same_machine_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def fresh_world() -> Iterator[World]:
+def fresh_world() -> Iterator[RankPool]:
     """Processes of these tests alone: cache-dit changes diffusers' classes."""
-    world = World()
-    yield world
-    world.close()
+    rank_pool = RankPool()
+    yield rank_pool
+    rank_pool.close()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def _by_hand(rank: int, port: int, system: str, folder: str) -> list[by_hand.Tak
 
 
 @pytest.mark.parametrize("system", ["same", "eager", "cache-dit", "cache-dit-cached"])
-def test_two_ranks_by_hand_make_each_video(system: str, fresh_world: World, tiny_model: Path) -> None:
+def test_two_ranks_by_hand_make_each_video(system: str, fresh_world: RankPool, tiny_model: Path) -> None:
     videos, _ = fresh_world.call(2, _by_hand, free_port(), system, str(tiny_model))
     assert len(videos) == 2
     for video in videos:

@@ -1,0 +1,1 @@
+"""The gang: its leader, its ranks, and the supervisor that keeps as many ranks running as the user wants."""

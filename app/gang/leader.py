@@ -1,0 +1,226 @@
+"""VideoGenerator: the leader of a gang. One replica drives one gang and runs one task at a time."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from ray import serve
+
+from app import runtime
+from app.config import AppArgs, ConfigError, Environment, UserConfig, explain
+from app.gang.gang import Gang, GangBrokenError, RankSettings, Timeouts
+from app.gang.placement import leaders_slot
+from app.gang.rank import TaskFailedError
+from app.gang.supervisor import Resizer
+from app.media.storage import Storage, video_path
+from app.model.folder import ModelFolder
+from app.tasks.store import Started, StoreUnavailableError, TaskError, TaskStore
+
+_log = logging.getLogger(__name__)
+
+_PUBLISH_SECONDS = 1.0
+_BEAT_SECONDS = 0.5
+"""Also how long after a client's cancellation the ranks hear of it."""
+
+
+class VideoGenerator:
+    """The leader: it holds no model and no GPU, so it lives on when ranks die, and keeps the tasks' leases.
+
+    Args:
+        args: the application's arguments, ``device`` and ``total_workers`` filled in.
+
+    Where the model, the storage and Redis are it reads from its own environment: what is passed as an argument, Serve
+    writes down, and a password has no place there.
+
+    Raises:
+        ConfigError: the environment, the model folder or the storage cannot be used.
+    """
+
+    def __init__(self, args: AppArgs) -> None:
+        environment = Environment.read(os.environ)
+        if args.device is None:
+            raise ConfigError("device: it must be filled in before VideoGenerator is built")
+        model_path = runtime.model_path(environment)
+        self._model = ModelFolder.read(model_path)
+        if args.attention_heads not in (None, self._model.heads):
+            raise ConfigError(
+                f"attention_heads: {args.attention_heads} was given, but the model in {model_path} has "
+                f"{self._model.heads}; correct the application's arguments (chart value model.attentionHeads)"
+            )
+        self._args = args
+        self._storage = Storage(environment.storage_uri)
+        self._store = runtime.task_store(environment, args)
+        self._cluster = runtime.cluster()
+        self._id = serve.get_replica_context().replica_id.unique_id
+        settings = RankSettings(model_path, environment.storage_uri, args.device, args.rank_cpus, args.model_options())
+        gang = Gang(settings, Timeouts(args.step_timeout_seconds, args.load_timeout_seconds, args.rank_timeout_seconds))
+        self._resizer = Resizer(gang, self._store, leaders_slot(), self._model.heads, args.resize_timeout_seconds)
+        self._task_id: str | None = None
+        self._background: list[asyncio.Task[None]] = []
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Take a new ``total_workers``. On a live gang it only records it: the resizer does the work.
+
+        Raises:
+            ConfigError: at the first call, which forms the gang: it cannot be formed.
+        """
+        if not self._background:
+            self._resizer.record(_target(user_config))
+            self._background.append(asyncio.create_task(self._publish()))
+            try:
+                await self._resizer.assemble()
+            except GangBrokenError as error:
+                raise ConfigError(f"the gang could not be formed: {error}") from None
+            self._background.append(asyncio.create_task(self._resizer.run()))
+            return
+        try:
+            self._resizer.record(_target(user_config))
+        except ConfigError as error:
+            # Raising here would end the leader and fail the deployment for a mistake in one field.
+            self._resizer.refuse(str(error))
+
+    async def check_health(self) -> None:
+        """Raise when the gang cannot be brought back, so that Serve starts a new replica."""
+        self._resizer.check()
+
+    async def generate_task(self, task_config: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the task named ``task_config["task_id"]`` to its end, unless someone else does or did.
+
+        Returns:
+            ``{"task_id", "status"}``: ``succeeded``, ``failed`` or ``cancelled``; ``queued`` if it has to be tried
+            again; ``running`` if another gang has it, or took it from this one; ``unknown``.
+
+        Raises:
+            GangBrokenError: there is no gang now; the task was not started.
+        """
+        task_id = str(task_config["task_id"])
+        async with self._resizer.turn:
+            self._resizer.require_gang()
+            holder = f"{self._id}/{uuid.uuid4()}"
+            steps = int(task_config.get("num_inference_steps") or 0)
+            started = await self._store.start(task_id, self._cluster, holder, steps)
+            if not isinstance(started, Started):
+                return {"task_id": task_id, "status": started or "unknown"}
+            self._task_id = task_id
+            self._resizer.announce()
+            try:
+                return {"task_id": task_id, "status": await self._run(started)}
+            finally:
+                self._task_id = None
+                self._resizer.announce()
+
+    async def _run(self, started: Started) -> str:
+        path = video_path(started.task_id, started.attempt)
+        heartbeat = _Heartbeat(self._store, self._resizer.gang, started, path, self._args.lease_seconds)
+        try:
+            async with heartbeat:
+                video = await self._resizer.gang.generate(started.config, path)
+        except TaskFailedError as error:
+            status = await self._fail(started, error)
+            await self._resizer.renew()
+            return status
+        except GangBrokenError as error:
+            self._resizer.broken(str(error))
+            if error.task_error:
+                return await self._fail(started, error.task_error)
+            reason = str(error)
+            kept = await _until_heard(lambda: self._store.abandon(started, reason))
+            return "queued" if kept else "running"
+        if video is None:
+            kept = not heartbeat.lost and await _until_heard(lambda: self._store.stop(started))
+            return "cancelled" if kept else "running"
+        kept = await _until_heard(lambda: self._store.succeed(started, video))
+        await self._sweep(started, keep=video if kept else None)
+        return "succeeded" if kept else "running"
+
+    async def _fail(self, started: Started, error: TaskFailedError) -> str:
+        _log.warning("task %s failed: %s: %s", started.task_id, error.code, error.message)
+        kept = await _until_heard(lambda: self._store.fail(started, TaskError(error.code, error.message)))
+        return "failed" if kept else "running"
+
+    async def _sweep(self, started: Started, keep: str | None) -> None:
+        """Delete what other attempts left behind; a lost attempt deletes its own file alone."""
+        try:
+            if keep is None:
+                await asyncio.to_thread(self._storage.delete, video_path(started.task_id, started.attempt))
+            elif started.attempt > 1:
+                await asyncio.to_thread(self._storage.delete_task, started.task_id, keep)
+        except OSError as error:
+            _log.warning("task %s: files of other attempts remain: %s", started.task_id, error)
+
+    async def _publish(self) -> None:
+        """Say again and again how the gang is; what stops saying so is dead."""
+        ttl = 3 * _PUBLISH_SECONDS
+        while True:
+            state = self._resizer.state() | {
+                "id": self._id,
+                "cluster": self._cluster,
+                "pid": os.getpid(),
+                "task_id": self._task_id,
+            }
+            try:
+                await self._store.publish_gang(
+                    self._cluster, self._id, state, serving=self._resizer.serving, ttl_seconds=ttl
+                )
+            except StoreUnavailableError as error:
+                _log.warning("the gang's state could not be published: %s", error)
+            await self._resizer.changed(_PUBLISH_SECONDS)
+
+    async def __del__(self) -> None:
+        for task in getattr(self, "_background", []):
+            task.cancel()
+        with contextlib.suppress(StoreUnavailableError, AttributeError):
+            await self._store.retire_gang(self._cluster, self._id)
+
+
+class _Heartbeat:
+    """Keeps an attempt's lease while its gang works, whatever the gang does, and brings it the word to stop."""
+
+    def __init__(self, store: TaskStore, gang: Gang, started: Started, path: str, lease_seconds: float) -> None:
+        self._store = store
+        self._gang = gang
+        self._started = started
+        self._path = path
+        self._period = min(_BEAT_SECONDS, lease_seconds / 5)
+        self._task: asyncio.Task[None] | None = None
+        self.lost = False
+
+    async def __aenter__(self) -> "_Heartbeat":
+        self._task = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _beat(self) -> None:
+        while not self.lost:
+            with contextlib.suppress(StoreUnavailableError):
+                verdict = await self._store.beat(self._started, self._gang.step)
+                if verdict != "ok":
+                    self._gang.cancel(self._path)
+                self.lost = verdict == "lost"
+            await asyncio.sleep(self._period)
+
+
+async def _until_heard(write: Any) -> bool:
+    """Make a write to the store until Redis has answered it: a result that was computed is never dropped."""
+    while True:
+        try:
+            return bool(await write())
+        except StoreUnavailableError as error:
+            _log.warning("a task's end waits for Redis: %s", error)
+            await asyncio.sleep(0.5)
+
+
+def _target(user_config: Mapping[str, Any]) -> int:
+    try:
+        return UserConfig.model_validate(user_config).total_workers
+    except ValidationError as error:
+        raise ConfigError(f"VideoGenerator user_config: {explain(error)}") from None

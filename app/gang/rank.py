@@ -1,0 +1,312 @@
+"""One rank: a Ray actor that holds one device, the loaded model and its place in the gang's process group."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import ray
+
+from app.config import ConfigError, Device, ModelOptions
+
+if TYPE_CHECKING:
+    import torch
+    import torch.distributed as dist
+
+    from app.model.pipeline import Pipeline
+
+_log = logging.getLogger(__name__)
+
+CONTROL_GROUP = "control"
+"""The Ray concurrency group of the questions that a rank answers while it works."""
+_MORE_MEMORY = "ask for fewer frames or a smaller picture, give the gang more ranks, or set offload_weights to always"
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Where a rank's process runs."""
+
+    node_id: str
+    ip: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """One rank's part in a process group: what torch's ``env://`` convention calls RANK, WORLD_SIZE and so on."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    master_addr: str
+    master_port: int
+
+    def environment(self) -> dict[str, str]:
+        """Return the five variables by which libraries and people find their way in the gang."""
+        return {name.upper(): str(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class RankState:
+    """What a rank says of itself while it works."""
+
+    path: str | None
+    """The video at whose file it works."""
+    step: int
+    """Steps of it that are done."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _in_control_thread(method: F) -> F:
+    """Let Ray run ``method`` beside the others, in the concurrency group that the gang gives every rank."""
+    return cast(F, ray.method(concurrency_group=CONTROL_GROUP)(method))
+
+
+class TaskFailedError(Exception):
+    """The task itself failed on a working rank; ``code`` is for programs, ``message`` for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class PeerLostError(Exception):
+    """A collective failed: another rank is gone, or the network between them."""
+
+
+class Rank:
+    """The process of one rank. ``state`` and ``cancel`` answer while the others work, in a thread of their own.
+
+    Args:
+        model_path: a diffusers Wan folder or hub id.
+        storage_uri: where rank 0 stores videos.
+        device: what to compute on.
+        options: how to run the model.
+    """
+
+    def __init__(self, model_path: str, storage_uri: str, device: Device, options: ModelOptions | None = None) -> None:
+        self._model_path = model_path
+        self._storage_uri = storage_uri
+        self._device = device
+        self._options = options or ModelOptions()
+        self._pipeline: Pipeline | None = None
+        self._store: dist.TCPStore | None = None
+        self._path: str | None = None
+        self._step = 0
+        self._cancelled: str | None = None
+
+    def place(self) -> RankPlace:
+        context = ray.get_runtime_context()
+        return RankPlace(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid())
+
+    def load(self, ranks: int) -> str:
+        """Load the model, once, for a gang of ``ranks``; return the attention backend that it has here.
+
+        Raises:
+            ConfigError: the model folder or the device cannot be used.
+        """
+        if self._pipeline is None:
+            import torch
+
+            from app.model.pipeline import Pipeline
+
+            if self._device == "cpu":
+                # Ranks that share a machine's cores would otherwise each start a thread for every one of them.
+                torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+            self._pipeline = Pipeline(self._model_path, self._torch_device(), self._options, ranks)
+        return self._pipeline.attention
+
+    def open_store(self, timeout_seconds: float) -> tuple[str, int]:
+        """Start the store by which the ranks of the next group find each other; return its address and port.
+
+        The system chooses the port, so no other gang on this node can have it.
+        """
+        import torch.distributed as dist
+
+        ip = ray.util.get_node_ip_address()
+        self._store = dist.TCPStore(
+            ip, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=timeout_seconds)
+        )
+        return ip, self._store.port
+
+    def join(self, rendezvous: Rendezvous, timeout_seconds: float) -> dict[str, str]:
+        """Enter the process group that rank 0's store names; return the five variables as this process has them.
+
+        It returns when every rank has joined.
+        """
+        import torch.distributed as dist
+
+        if self._pipeline is None:
+            raise RuntimeError("the rank has no model: load comes before join")
+        os.environ.update(rendezvous.environment())
+        timeout = timedelta(seconds=timeout_seconds)
+        store = self._store
+        if rendezvous.rank != 0 or store is None:
+            store = dist.TCPStore(
+                rendezvous.master_addr, rendezvous.master_port, is_master=False, wait_for_workers=False, timeout=timeout
+            )
+        self._store = store
+        self._pipeline.join(store, rendezvous.rank, rendezvous.world_size, timeout)
+        return {name: os.environ[name] for name in rendezvous.environment()}
+
+    def warm_up(self) -> None:
+        """Compile what the model's default video needs, together with the other ranks.
+
+        Raises:
+            TaskFailedError: the default video cannot be made here; the rank is fit for tasks.
+            PeerLostError: the ranks cannot reach each other any more.
+        """
+        if self._pipeline is None:
+            raise RuntimeError("the rank has no model: load comes before warm_up")
+        try:
+            self._pipeline.warm_up()
+        except Exception as error:
+            raise _translated(error) from error
+
+    def leave(self) -> None:
+        """Leave the process group; model and process stay."""
+        if self._pipeline is not None:
+            self._pipeline.leave()
+        self._store = None
+
+    def generate(self, config: dict[str, Any], path: str) -> str | None:
+        """Run one task together with the other ranks.
+
+        Args:
+            config: the completed request.
+            path: where rank 0 stores the video; it is also the attempt's name for ``cancel``.
+
+        Returns:
+            ``path`` on rank 0, None on the others and where the task was cancelled.
+
+        Raises:
+            TaskFailedError: the task cannot be done; the rank is fit for the next one.
+            PeerLostError: the ranks cannot reach each other any more.
+        """
+        from app.model.pipeline import CancelledError
+
+        if self._pipeline is None:
+            raise RuntimeError("the rank has no model: load comes before generate")
+        self._step, self._path = 0, path
+        try:
+            image = self._image(config)
+            pieces = self._pipeline.stream(config, self._on_step, image)
+            if pieces is not None:
+                try:
+                    _store_video(pieces, config["fps"], self._storage_uri, path)
+                finally:
+                    # The other ranks decode with this one: they would wait for it where only the video's file failed.
+                    for _ in pieces:
+                        pass
+                return path
+        except CancelledError:
+            pass
+        except TaskFailedError:
+            raise
+        except Exception as error:
+            raise _translated(error) from error
+        finally:
+            self._path = None
+        return None
+
+    @_in_control_thread
+    def state(self) -> RankState:
+        return RankState(self._path, self._step)
+
+    @_in_control_thread
+    def cancel(self, path: str) -> None:
+        """Stop the attempt at ``path`` at its next step; it matters on rank 0, which speaks for all."""
+        self._cancelled = path
+
+    def _image(self, config: dict[str, Any]) -> bytes | None:
+        """Return the image from which the task begins; rank 0 alone reads it from the storage."""
+        image = config.get("image")
+        if image is None or self._pipeline is None:
+            return None
+        return self._pipeline.share(lambda: _stored_image(self._storage_uri, image["path"]))
+
+    def _on_step(self, step: int) -> bool:
+        self._step = step
+        return self._cancelled is None or self._cancelled != self._path
+
+    def _torch_device(self) -> "torch.device":
+        import torch
+
+        if self._device == "cpu":
+            return torch.device("cpu")
+        assigned = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        index = device_index(torch.cuda.device_count(), assigned, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return torch.device("cuda", index)
+
+
+def device_index(visible: int, assigned: Sequence[str], cuda_visible_devices: str | None) -> int:
+    """Return the index of this rank's GPU among those that its process sees; never its rank.
+
+    Args:
+        visible: how many GPUs torch sees here.
+        assigned: the GPU ids that Ray gave the process.
+        cuda_visible_devices: the environment variable, by whose order torch counts.
+
+    Raises:
+        ConfigError: the process sees no GPU, or not the one that it was given.
+    """
+    if visible == 0:
+        raise ConfigError(
+            "device: the rank was asked to use cuda but torch sees no GPU; give the worker pods nvidia.com/gpu, or set "
+            "the application's argument device to cpu"
+        )
+    if visible == 1:
+        return 0
+    # Isolation is off (RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES), so every process sees every GPU of its node.
+    order = cuda_visible_devices.split(",") if cuda_visible_devices else [str(index) for index in range(visible)]
+    if not assigned or assigned[0] not in order or order.index(assigned[0]) >= visible:
+        raise ConfigError(
+            f"device: Ray gave this rank GPU {list(assigned)}, torch sees {visible} GPUs with CUDA_VISIBLE_DEVICES="
+            f"{cuda_visible_devices!r}; unset RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES so that Ray isolates them"
+        )
+    return order.index(assigned[0])
+
+
+def _store_video(pieces: Iterable[Any], fps: int, storage_uri: str, path: str) -> None:
+    from app.media.mp4 import write_mp4_as_made
+    from app.media.storage import Storage
+
+    with tempfile.TemporaryDirectory(prefix="wan22-") as folder:
+        file = Path(folder, "video.mp4")
+        write_mp4_as_made(pieces, fps, file)
+        Storage(storage_uri).put(file, path)
+
+
+def _stored_image(storage_uri: str, path: str) -> bytes:
+    from app.media.storage import Storage
+
+    try:
+        return Storage(storage_uri).read(path)
+    except FileNotFoundError:
+        raise TaskFailedError(
+            "image_lost", f"the task's image is no longer in the storage ({path}); submit the task again"
+        ) from None
+
+
+def _translated(error: Exception) -> TaskFailedError | PeerLostError:
+    import torch
+    import torch.distributed as dist
+
+    first_line = (str(error).splitlines() or [""])[0]
+    # What torch says after this is about its allocator.
+    found = first_line.partition(". Including ")[0]
+    # Gloo raises a plain RuntimeError; its place in the source is all that tells it from another.
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in first_line):
+        full = isinstance(error.__cause__, torch.OutOfMemoryError)
+        return PeerLostError(f"{found}; {_MORE_MEMORY}" if full else first_line)
+    if isinstance(error, torch.OutOfMemoryError):
+        torch.cuda.empty_cache()
+        return TaskFailedError("out_of_memory", f"the GPU does not hold this request ({found}); {_MORE_MEMORY}")
+    return TaskFailedError("generation_failed", f"{type(error).__name__}: {first_line}")

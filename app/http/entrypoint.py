@@ -1,0 +1,172 @@
+"""APIEntrypoint: the HTTP deployment. It accepts and shows tasks; the gangs run them."""
+
+import asyncio
+import logging
+import os
+import uuid
+from typing import Annotated, Any
+
+from fastapi import Depends, Query, Response
+from fastapi.responses import FileResponse
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatus
+from starlette.exceptions import HTTPException
+
+from app import runtime
+from app.config import AppArgs, Environment
+from app.http.application import SUBMIT_PATH, GangView, Readiness, TaskPage, TaskView, create_api, view
+from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.http.request_body import BODY_DOCUMENTATION, submitted
+from app.media import images
+from app.media.storage import Storage, new_image_path
+from app.model.folder import ModelFolder
+from app.tasks.dispatcher import Dispatcher
+from app.tasks.store import StoreUnavailableError, Submission, Task, TaskStatus
+
+_log = logging.getLogger(__name__)
+api = create_api()
+
+
+# Above the class, since serve.ingress copies the routes with the names that are known at that line.
+def _known(task: Task | None, task_id: str) -> Task:
+    if task is None:
+        raise HTTPException(404, f"there is no task {task_id!r}; ended tasks are forgotten after a while")
+    return task
+
+
+async def _gangs_are_up() -> bool:
+    """Say whether Serve has started every VideoGenerator replica that it wants."""
+    status = await asyncio.to_thread(serve.status)
+    application = status.applications.get(serve.get_replica_context().app_name)
+    generator = application.deployments.get("VideoGenerator") if application else None
+    return generator is not None and generator.status == DeploymentStatus.HEALTHY
+
+
+@serve.ingress(api)
+class APIEntrypoint:
+    """Answers HTTP and dispatches tasks; any replica answers for any task, since Redis holds them all.
+
+    Args:
+        generator_handle: the VideoGenerator deployment.
+        args: the application's arguments; the rest it reads from its environment, as VideoGenerator does.
+    """
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it, so that background tasks have a running loop.
+        self, generator_handle: DeploymentHandle, args: AppArgs
+    ) -> None:
+        environment = Environment.read(os.environ)
+        self.generator_handle = generator_handle
+        self._model = await asyncio.to_thread(lambda: ModelFolder.read(runtime.model_path(environment)))
+        self._storage = Storage(environment.storage_uri)
+        self._store = await asyncio.to_thread(runtime.task_store, environment, args)
+        self._cluster = runtime.cluster()
+        self._dispatcher = Dispatcher(
+            self._store,
+            cluster=self._cluster,
+            name=serve.get_replica_context().replica_id.unique_id,
+            deliver=self._deliver,
+            complete=_gangs_are_up,
+            forget=lambda task_id: asyncio.to_thread(self._storage.delete_task, task_id),
+            lease_seconds=args.lease_seconds,
+        )
+
+    @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)
+    async def generate(self, request: Annotated[GenerateRequest, Depends(submitted)], response: Response) -> TaskView:
+        """Accept a task. It is safe to repeat: the same ``task_id`` and body find the task that exists."""
+        task_id = request.task_id or uuid.uuid4().hex
+        submission = await self._submit(task_id, request)
+        if submission.outcome == "conflict":
+            raise HTTPException(409, f"task_id: {task_id!r} exists with another body; choose another task_id")
+        if submission.outcome == "full":
+            raise HTTPException(429, "the queue is full; try again later", {"Retry-After": "30"})
+        task = _known(submission.task, task_id)
+        response.headers["Location"] = f"/generate/{task_id}"
+        return view(task)
+
+    @api.get("/generate")
+    async def list_tasks(
+        self,
+        status: TaskStatus | None = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+        cursor: Annotated[int | None, Query(ge=0)] = None,
+    ) -> TaskPage:
+        """Return tasks, newest first."""
+        tasks, following = await self._store.page(status, limit, cursor)
+        return TaskPage(tasks=[view(task) for task in tasks], cursor=str(following) if following else None)
+
+    @api.get("/generate/{task_id}")
+    async def show(self, task_id: str) -> TaskView:
+        return view(await self._find(task_id))
+
+    @api.delete("/generate/{task_id}")
+    async def cancel(self, task_id: str) -> TaskView:
+        """Cancel a queued task at once, a running one at its next step; an ended one stays as it is."""
+        return view(_known(await self._store.cancel(task_id), task_id))
+
+    @api.get("/generate/{task_id}/video", response_class=FileResponse)
+    async def video(self, task_id: str) -> FileResponse:
+        """Return the mp4; ranges are served."""
+        task = await self._find(task_id)
+        if task.video is None:
+            reason = "it has no video" if task.status.ended else "its video is not ready"
+            raise HTTPException(409, f"task {task_id!r} is {task.status}: {reason}")
+        try:
+            file = await asyncio.to_thread(self._storage.local_copy, task.video)
+        except FileNotFoundError:
+            raise HTTPException(410, f"the video of task {task_id!r} was removed from the storage") from None
+        return FileResponse(file, media_type="video/mp4", filename=f"{task_id}.mp4", content_disposition_type="inline")
+
+    @api.get("/healthz")
+    async def healthz(self) -> dict[str, str]:
+        """Answer while this process lives, whatever else does."""
+        return {"status": "ok"}
+
+    @api.get("/readyz", responses={503: {"model": Readiness}})
+    async def readyz(self, response: Response) -> Readiness:
+        """Say whether a task would run now, and how each gang of this cluster is."""
+        gangs: list[dict[str, Any]] = []
+        message = ""
+        try:
+            gangs = await self._store.gangs(self._cluster)
+        except StoreUnavailableError:
+            message = "the task store (Redis) does not answer"
+        ready = any(gang["have"] for gang in gangs)
+        if not ready:
+            response.status_code = 503
+            message = message or (gangs[0]["message"] if gangs else "no gang has started yet")
+        return Readiness(
+            ready=ready, cluster=self._cluster, message=message, gangs=[GangView(**gang) for gang in gangs]
+        )
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_dispatcher"):
+            await self._dispatcher.close()
+            await self._store.close()
+
+    async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
+        """Store the request's image, then the task that needs it: an accepted task has its image whatever dies."""
+        if request.image is None:
+            return await self._store.submit(task_id, request.body(), request.complete(self._model))
+        try:
+            facts = await asyncio.to_thread(images.inspect, request.image)
+        except images.InvalidImageError as error:
+            raise InvalidRequestError("image", str(error)) from None
+        config = request.complete(self._model, facts)
+        path = config["image"]["path"] = new_image_path(task_id)
+        try:
+            await asyncio.to_thread(self._storage.write, request.image, path)
+        except OSError as error:
+            _log.warning("the image of task %s could not be stored: %s", task_id, error)
+            raise HTTPException(503, "the storage does not take the image; try again", {"Retry-After": "5"}) from None
+        submission = await self._store.submit(task_id, request.body(facts), config)
+        kept = submission.task.config["image"]["path"] if submission.task else None
+        if kept != path:
+            await asyncio.to_thread(self._storage.withdraw, path)
+        return submission
+
+    async def _deliver(self, task_config: dict[str, Any]) -> None:
+        await self.generator_handle.generate_task.remote(task_config)
+
+    async def _find(self, task_id: str) -> Task:
+        return _known(await self._store.get(task_id), task_id)

@@ -1,0 +1,123 @@
+"""What a client may ask for, and how the model completes it into a task config."""
+
+import secrets
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from app.media import images
+from app.media.images import ImageFacts
+from app.model.folder import ModelFolder
+
+TASK_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
+MAX_SIDE = 4096
+MAX_FRAMES = 1025
+MAX_STEPS = 200
+
+
+def _no_path(task_id: str) -> str:
+    if task_id in (".", ".."):
+        raise ValueError("a task_id is a name, not a path")
+    return task_id
+
+
+TaskId = Annotated[str, StringConstraints(pattern=TASK_ID_PATTERN), AfterValidator(_no_path)]
+
+
+def _bytes_of_image(value: Any) -> Any:
+    return images.decode_base64(value) if isinstance(value, str) else value
+
+
+ImageBytes = Annotated[bytes, BeforeValidator(_bytes_of_image)]
+Prompt = Annotated[str, StringConstraints(max_length=8000)]
+
+
+class InvalidRequestError(ValueError):
+    """A field has a value that this model cannot run."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class GenerateRequest(BaseModel):
+    """The body of ``POST /generate``. Everything is optional: the model folder's defaults fill the rest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    task_id: TaskId | None = Field(None, description="The task's name; the same name and body find the same task.")
+    prompt: Prompt | None = None
+    negative_prompt: Prompt | None = None
+    width: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
+    height: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
+    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="4k+1 frames.")
+    num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
+    guidance_scale: float | None = Field(None, ge=0, le=50, allow_inf_nan=False)
+    guidance_scale_2: float | None = Field(
+        None, ge=0, le=50, allow_inf_nan=False, description="Guidance of the low-noise expert of a two-expert model."
+    )
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Random where it is left out; the task shows it.")
+    fps: int | None = Field(None, ge=1, le=120)
+    image: ImageBytes | None = Field(
+        None,
+        description=f"The picture from which the video begins: {images.ALLOWED}; base64 in JSON, a file in "
+        "multipart/form-data. It is scaled to cover width x height and cut around its middle; where both are left out, "
+        "the video takes the picture's proportions.",
+        json_schema_extra={"format": "byte"},
+    )
+
+    def body(self, image: ImageFacts | None = None) -> dict[str, Any]:
+        """Return what the client itself said, by which a repetition is recognised; an image counts by its content."""
+        said = self.model_dump(exclude_unset=True, exclude={"task_id", "image"})
+        return said | ({"image": image.sha256} if image else {})
+
+    def complete(self, model: ModelFolder, image: ImageFacts | None = None) -> dict[str, Any]:
+        """Return the task config: every field with a value, checked against the model.
+
+        Args:
+            model: what will run it.
+            image: the facts of the request's image, if it has one.
+
+        Raises:
+            InvalidRequestError: names the field, what was found and what is allowed.
+        """
+        _check_image_use(model, image)
+        config = model.defaults.model_dump() | self.model_dump(exclude_none=True, exclude={"task_id", "image"})
+        config["image"] = image.as_dict() if image else None
+        if image and self.width is None and self.height is None:
+            area = config["width"] * config["height"]
+            config["width"], config["height"] = images.sides_like(image, area, model.side_multiple)
+        config.setdefault("seed", secrets.randbelow(2**63))
+        for side in ("width", "height"):
+            if config[side] % model.side_multiple:
+                raise InvalidRequestError(
+                    side, f"Input should be a multiple of {model.side_multiple} for this model (found {config[side]})"
+                )
+        if config["num_frames"] % model.temporal_scale != 1 % model.temporal_scale:
+            low = (config["num_frames"] - 1) // model.temporal_scale * model.temporal_scale + 1
+            raise InvalidRequestError(
+                "num_frames",
+                f"Input should be {model.temporal_scale}k+1 (found {config['num_frames']}; nearest: {low} "
+                f"and {low + model.temporal_scale})",
+            )
+        if not model.two_experts:
+            if self.guidance_scale_2 is not None:
+                raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
+            config["guidance_scale_2"] = None
+        return config
+
+
+def _check_image_use(model: ModelFolder, image: ImageFacts | None) -> None:
+    if image and model.image == "none":
+        raise InvalidRequestError(
+            "image",
+            f"This model makes videos from text alone ({model.pipeline_class}; found a {image.format} of "
+            f"{image.width}x{image.height}); leave the field out, or serve Wan2.2-I2V-A14B or Wan2.2-TI2V-5B",
+        )
+    if image is None and model.image == "required":
+        raise InvalidRequestError(
+            "image",
+            f"This model makes videos from a picture ({model.pipeline_class}) and none was given; give "
+            f"{images.ALLOWED}, as base64 in JSON or as a file in multipart/form-data",
+        )

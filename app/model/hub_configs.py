@@ -1,0 +1,93 @@
+"""The configs of the published Wan2.2 models, for what has to be known of them where the hub cannot be reached.
+
+They are those of the repositories' own JSON files; what a class has as its default is left to the class.
+"""
+
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from app.model.folder import ModelFolder
+
+_UMT5_XXL: dict[str, Any] = {
+    "vocab_size": 256384,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+    "is_gated_act": True,
+    "dense_act_fn": "gelu_new",
+}
+_A14B: dict[str, Any] = {
+    "patch_size": [1, 2, 2],
+    "num_attention_heads": 40,
+    "attention_head_dim": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "ffn_dim": 13824,
+    "num_layers": 40,
+}
+_TI2V_5B: dict[str, Any] = _A14B | {
+    "num_attention_heads": 24,
+    "in_channels": 48,
+    "out_channels": 48,
+    "ffn_dim": 14336,
+    "num_layers": 30,
+}
+_VAE_2_1: dict[str, Any] = {"base_dim": 96, "z_dim": 16, "scale_factor_temporal": 4, "scale_factor_spatial": 8}
+_VAE_2_2: dict[str, Any] = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_temporal": 4,
+    "scale_factor_spatial": 16,
+    "latents_mean": [0.0] * 48,
+    "latents_std": [1.0] * 48,
+}
+"""Without the statistics of its latents, which change no shape."""
+
+
+def _index(name: str, **more: Any) -> dict[str, Any]:
+    experts = ["transformer"] + (["transformer_2"] if more.get("boundary_ratio") else [])
+    return {
+        "_class_name": name,
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+        **{expert: ["diffusers", "WanTransformer3DModel"] for expert in experts},
+        **more,
+    }
+
+
+def _files(index: dict[str, Any], transformer: dict[str, Any], vae: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    configs = {"transformer": transformer, "transformer_2": transformer, "vae": vae, "text_encoder": _UMT5_XXL}
+    return {"model_index.json": index} | {
+        f"{part}/config.json": config for part, config in configs.items() if part in index
+    }
+
+
+PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": _files(_index("WanPipeline", boundary_ratio=0.875), _A14B, _VAE_2_1),
+    "Wan-AI/Wan2.2-I2V-A14B-Diffusers": _files(
+        _index("WanImageToVideoPipeline", boundary_ratio=0.9), _A14B | {"in_channels": 36}, _VAE_2_1
+    ),
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": _files(_index("WanPipeline", expand_timesteps=True), _TI2V_5B, _VAE_2_2),
+}
+"""Hub id to the content of each JSON file that says how large a model is."""
+
+
+@cache
+def built_in(hub_id: str) -> ModelFolder | None:
+    """Return what is known here of a hub repository without asking the hub, None if it is not one of these."""
+    if hub_id not in PUBLISHED:
+        return None
+    files = deepcopy(PUBLISHED[hub_id])
+    return ModelFolder.from_configs(Path(hub_id), files.__getitem__)

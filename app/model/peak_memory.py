@@ -1,0 +1,164 @@
+"""What one request allocates on a rank beside the weights: the real code runs on tensors without data, and is watched.
+
+The count is of live tensors, operation by operation, in eager mode. It leaves out what a kernel takes for itself, the
+allocator's rounding, and the device's own context: see ``app.memory``.
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers.utils import logging
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from app.model.decoding import decoded
+from app.model.folder import ModelFolder
+from app.model.meta import meta_module
+from app.model.transformer_parallel import Parallelism
+from app.model.vae_parallel import RowShard
+from app.plan import request_plan
+
+_TEXT_TOKENS = 512
+
+
+class LivePeak(TorchDispatchMode):
+    """Follows every storage that comes and goes while it is entered; ``peak`` is the most bytes at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
+        self._live: int = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._add(tensor.untyped_storage())
+        return result
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        size = storage.nbytes()
+        self._live += size
+        self.peak = max(self.peak, self._live)
+        weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._live -= size
+
+
+@torch.inference_mode()
+def denoise_peak(model: ModelFolder, ranks: int, width: int, height: int, num_frames: int, guided: bool) -> int:
+    """Return the bytes that one denoising step allocates on a rank of a gang of ``ranks``.
+
+    The transformer has one layer: in inference the layers follow each other and leave nothing behind.
+    """
+    tokens = model.tokens(width, height, num_frames)
+    transformer = meta_module(model, "transformer", num_layers=1)
+    config = transformer.config
+    shape = _latent_shape(model, width, height, num_frames, config.in_channels)
+    dtype = next(transformer.patch_embedding.parameters()).dtype
+    latents = torch.empty(shape, dtype=dtype, device="meta")
+    text = torch.empty(1, _TEXT_TOKENS, config.text_dim, dtype=dtype, device="meta")
+    timestep = torch.empty((1, tokens) if model.image == "optional" else (1,), device="meta")
+    with _world(ranks), _quiet(), LivePeak() as watch:
+        Parallelism(torch.device("cpu")).apply(request_plan(ranks, model.heads, tokens, guided), [transformer])
+        results = []
+        for branch in ("cond", "uncond") if guided else ("cond",):
+            with transformer.cache_context(branch):
+                results += transformer(
+                    hidden_states=latents, timestep=timestep, encoder_hidden_states=text, return_dict=False
+                )
+    return int(watch.peak)
+
+
+def decode_peak(model: ModelFolder, width: int, height: int, num_frames: int, ranks: int = 1) -> int:
+    """Return the bytes that decoding the latents allocates on rank 0 of ``ranks``, which has as many rows as any."""
+    peak = partial(_decode_peak, ranks=ranks)
+    return _by_latent_frames(peak, model, width, height, model.latent_frames(num_frames))
+
+
+def encode_peak(model: ModelFolder, width: int, height: int, num_frames: int) -> int:
+    """Return the bytes that encoding the request's image allocates on every rank; 0 for a model that takes none."""
+    if model.image == "none":
+        return 0
+    # With timesteps of their own the image is encoded alone, otherwise followed by empty frames to the video's length.
+    frames = 1 if model.image == "optional" else model.latent_frames(num_frames)
+    return _by_latent_frames(_encode_peak, model, width, height, frames)
+
+
+@cache
+@torch.inference_mode()
+def _decode_peak(model: ModelFolder, width: int, height: int, latent_frames: int, ranks: int = 1) -> int:
+    vae = meta_module(model, "vae")
+    frames = (latent_frames - 1) * model.temporal_scale + 1
+    latents = torch.empty(_latent_shape(model, width, height, frames, vae.config.z_dim), device="meta")
+    with _world(ranks), LivePeak() as watch:
+        for _ in decoded(vae, latents, RowShard.split(latents.shape[3], 0, ranks)):
+            pass
+    return int(watch.peak)
+
+
+@cache
+@torch.inference_mode()
+def _encode_peak(model: ModelFolder, width: int, height: int, latent_frames: int) -> int:
+    vae = meta_module(model, "vae")
+    frames = (latent_frames - 1) * model.temporal_scale + 1
+    with LivePeak() as watch:
+        vae.encode(torch.empty(1, 3, frames, height, width, device="meta"), return_dict=False)
+    return int(watch.peak)
+
+
+def _by_latent_frames(
+    peak: Callable[[ModelFolder, int, int, int], int], model: ModelFolder, width: int, height: int, latent_frames: int
+) -> int:
+    # The VAE works latent frame by latent frame; from the third on, each adds the same to what is kept.
+    if latent_frames <= 4:
+        return peak(model, width, height, latent_frames)
+    third, fourth = (peak(model, width, height, frames) for frames in (3, 4))
+    return fourth + (latent_frames - 4) * (fourth - third)
+
+
+def _latent_shape(model: ModelFolder, width: int, height: int, num_frames: int, channels: int) -> tuple[int, ...]:
+    rows, columns = height // model.spatial_scale, width // model.spatial_scale
+    return (1, channels, model.latent_frames(num_frames), rows, columns)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to ourselves what diffusers says about its parallelism: nothing runs here."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _world(ranks: int) -> Iterator[None]:
+    """Make this process rank 0 of ``ranks`` that do not exist, whose collectives return at once."""
+    if ranks == 1:
+        yield
+        return
+    # torch has this backend for just such dry runs, and no public name for its store.
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("cpu:fake,meta:fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,218 @@
+"""One rank's pipeline: loads a Wan folder and runs a request together with the other ranks of its process group."""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers import DiffusionPipeline, WanImageToVideoPipeline, WanPipeline
+from numpy.typing import NDArray
+
+from app.config import ConfigError, ModelOptions
+from app.media.images import fitted, grey
+from app.model import acceleration, offload
+from app.model.decoding import pieces
+from app.model.folder import ModelFolder, resolve, unreadable
+from app.model.meta import rank_dtypes
+from app.model.transformer_parallel import Parallelism
+from app.plan import Plan, request_plan
+
+_log = logging.getLogger(__name__)
+
+
+class CancelledError(Exception):
+    """The ranks agreed to stop at a step's end."""
+
+
+class Pipeline:
+    """A loaded model on one device.
+
+    Args:
+        model_path: a diffusers Wan folder or hub id.
+        device: where it computes.
+        options: how it computes; by default as the model says.
+        ranks: how many are to share a request; decides whether a GPU holds all that is needed.
+
+    Raises:
+        ConfigError: the folder is incomplete or no Wan pipeline, or the device cannot do what ``options`` ask.
+    """
+
+    def __init__(
+        self, model_path: str, device: torch.device, options: ModelOptions | None = None, ranks: int = 1
+    ) -> None:
+        self.model = ModelFolder.read(model_path)
+        self._device = device
+        self._parallelism: Parallelism | None = None
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        options = options or ModelOptions()
+        offloaded = offload.is_needed(options, self.model, ranks, device)
+        self._pipeline = _load(resolve(model_path), torch.device("cpu") if offloaded else device, device.type)
+        self._transformers = [
+            part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
+        ]
+        self._compiled = acceleration.compiles(options, device)
+        self.attention = acceleration.apply(options, self._transformers, device, compiled=self._compiled)
+        if offloaded:
+            offload.offload(self._pipeline, self._transformers, device)
+
+    def join(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
+        """Enter a process group; ``leave`` the one before first."""
+        # Small agreements between the ranks are made on the CPU: they must not wait for the GPU's queue.
+        backend = "cpu:gloo,cuda:nccl" if self._device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        self._parallelism = Parallelism(self._device)
+        dist.barrier() if self._device.type == "cpu" else dist.barrier(device_ids=[self._device.index or 0])
+
+    def leave(self) -> None:
+        """Leave the process group, if there is one; the model stays loaded."""
+        if self._parallelism is not None:
+            self._parallelism.remove(self._transformers)
+            self._parallelism = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def plan(self, config: dict[str, Any]) -> Plan:
+        """Return how this process group splits the request."""
+        tokens = self.model.tokens(config["width"], config["height"], config["num_frames"])
+        return request_plan(dist.get_world_size(), self.model.heads, tokens, config["guidance_scale"] > 1)
+
+    def share(self, make: Callable[[], bytes]) -> bytes:
+        """Return on every rank what rank 0's ``make`` returns, or raise on every rank what it raises.
+
+        Where one rank alone failed, the others would wait for it in the next collective until it counts as hung.
+        """
+        box: list[Any] = [None]
+        if dist.get_rank() == 0:
+            try:
+                box = [make()]
+            except Exception as error:
+                box = [error]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return bytes(box[0])
+
+    def generate(
+        self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None = None
+    ) -> NDArray[np.uint8] | None:
+        """Run one request as ``stream`` does; return all its frames on rank 0, None on the others."""
+        found = self.stream(config, on_step, image)
+        return None if found is None else np.concatenate(list(found))
+
+    def stream(
+        self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None = None
+    ) -> Iterator[NDArray[np.uint8]] | None:
+        """Run one request; every rank of the group calls this with the same config.
+
+        Where all decode together, the others wait until the last frames have been taken from rank 0.
+
+        Args:
+            config: a completed request.
+            on_step: called with the number of finished steps; rank 0's answer says whether all go on.
+            image: the picture from which the video begins, for a model that takes one; the same on every rank.
+
+        Returns:
+            on rank 0 the frames, decoded as they are asked for, in pieces (frames, height, width, 3); None on others.
+
+        Raises:
+            DistError: a rank other than 0 failed to decode.
+            CancelledError: rank 0 said stop; raised by every rank at the same step.
+        """
+        latents = self._denoise(config, on_step, image)
+        rank = dist.get_rank()
+        found = pieces(self._pipeline.vae, latents, rank, self._decoders())
+        if rank == 0:
+            return found
+        try:
+            for _ in found:
+                pass
+        except Exception as error:
+            # If all failed, each at a place of its own, it would look like a task that failed on ranks still in step.
+            raise dist.DistError(f"rank {rank} failed to decode: {type(error).__name__}: {error}") from error
+        return None
+
+    def _decoders(self) -> int:
+        """Return how many ranks decode together."""
+        # A CPU's sums round otherwise at the end of a vector, so at other places where the picture is split. There a
+        # video is to be the same bit for bit rather than made fast.
+        return 1 if self._device.type == "cpu" else dist.get_world_size()
+
+    def warm_up(self) -> None:
+        """Where blocks are compiled, make the model's default video in two steps: a task like it then begins at once.
+
+        Two are the fewest that reach both experts. Every rank of the group calls this.
+        """
+        if not self._compiled:
+            return
+        defaults = self.model.defaults
+        config = defaults.model_dump() | {"num_inference_steps": 2, "seed": 0}
+        image = grey(defaults.width, defaults.height) if self.model.image == "required" else None
+        self.generate(config, lambda _: True, image)
+
+    @torch.inference_mode()
+    def _denoise(self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None) -> torch.Tensor:
+        if self._parallelism is None:
+            raise RuntimeError("the rank has no process group: join comes before generate")
+        self._parallelism.apply(self.plan(config), self._transformers)
+        acceleration.begin_request(self._transformers)
+
+        def step_end(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            go_on = torch.tensor([int(on_step(step + 1))])
+            dist.broadcast(go_on, src=0)
+            if not go_on.item():
+                raise CancelledError
+            return tensors
+
+        fields = ("prompt", "negative_prompt", "width", "height", "num_frames", "num_inference_steps", "guidance_scale")
+        arguments = {name: config[name] for name in fields}
+        if self.model.two_experts:
+            arguments["guidance_scale_2"] = config["guidance_scale_2"]
+        if image is not None:
+            arguments["image"] = fitted(image, config["width"], config["height"])
+        result = self._pipeline_for(image is not None)(
+            **arguments,
+            # A CPU generator gives the same noise on every rank and every kind of device.
+            generator=torch.Generator("cpu").manual_seed(config["seed"]),
+            callback_on_step_end=step_end,
+            output_type="latent",
+        )
+        latents: torch.Tensor = result.frames
+        return latents
+
+    def _pipeline_for(self, image: bool) -> Any:
+        """Return the loaded pipeline, or for a model that does both another class around the same modules."""
+        if self.model.image != "optional":
+            return self._pipeline
+        kind = WanImageToVideoPipeline if image else WanPipeline
+        if isinstance(self._pipeline, kind):
+            return self._pipeline
+        taken = inspect.signature(kind).parameters
+        modules = {name: module for name, module in self._pipeline.components.items() if name in taken}
+        other = kind(**modules, expand_timesteps=True)
+        other.set_progress_bar_config(disable=True)
+        return other
+
+
+def _load(folder: Any, device: torch.device, computes_on: str) -> Any:
+    try:
+        # Straight to the device: a copy per rank in the machine's memory first would be hundreds of GB for 8 ranks.
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(computes_on), device_map=device.type)
+    except PermissionError as error:
+        raise unreadable(folder, error) from error
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"offload_weights: the GPU's memory does not hold this model ({str(error).splitlines()[0]}); set it "
+            "to auto or always, use a smaller model, or end what else is on the GPU"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"MODEL_PATH: {folder} does not load as a diffusers pipeline: {reason}; download or save it again"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)

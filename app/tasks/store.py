@@ -1,0 +1,330 @@
+"""The task store: every state that a task can be in, and the only moves between them.
+
+A task waits in a sorted set by its number of arrival. ``take`` hands the oldest one to a dispatcher, ``start`` gives a
+leader the next attempt at it and a lease, ``beat`` renews the lease, ``finish`` ends attempt and task. Who holds a task
+whose lease ran out has lost it. Each move is one Lua script, so two processes never see half of one.
+"""
+
+import builtins
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Self, cast
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError, LockError, RedisError, TimeoutError
+
+from app.tasks import scripts
+
+PREFIX = "wan22:"
+_CONNECTIONS = 50
+MOST_DEATHS = 5
+"""Gangs that a task may lose before it counts as the one that kills them."""
+
+
+class StoreUnavailableError(ConnectionError):
+    """Redis did not answer, or refused; nothing is known of the call's effect, and each call may be made again."""
+
+
+class TaskStatus(StrEnum):
+    """What a client sees of a task; the first two go on, the others are ends."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self not in (TaskStatus.QUEUED, TaskStatus.RUNNING)
+
+
+@dataclass(frozen=True)
+class TaskError:
+    """Why a task failed: ``code`` for programs, ``message`` for people."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task as it stands. Times are seconds since the epoch; ``video`` is a path inside the storage."""
+
+    task_id: str
+    status: TaskStatus
+    config: dict[str, Any]
+    sequence: int
+    attempt: int
+    step: int
+    steps: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    error: TaskError | None
+    video: str | None
+
+    @classmethod
+    def from_hash(cls, fields: Mapping[str, str]) -> Self:
+        error = TaskError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
+        return cls(
+            task_id=fields["task_id"],
+            status=TaskStatus(fields["status"]),
+            config=json.loads(fields["config"]),
+            sequence=int(fields["seq"]),
+            attempt=int(fields["attempt"]),
+            step=int(fields["step"]),
+            steps=int(fields["steps"]),
+            created_at=float(fields["created_at"]),
+            started_at=float(fields["started_at"]) if "started_at" in fields else None,
+            finished_at=float(fields["finished_at"]) if "finished_at" in fields else None,
+            error=error,
+            video=fields.get("video"),
+        )
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What became of a submitted task: ``conflict`` and ``full`` were not accepted."""
+
+    outcome: Literal["created", "exists", "conflict", "full"]
+    task: Task | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """An attempt that a leader holds."""
+
+    task_id: str
+    attempt: int
+    config: dict[str, Any]
+
+
+class TaskStore:
+    """The tasks in one Redis database.
+
+    Args:
+        redis: a client that decodes responses; ``TaskStore.connect`` makes one.
+        lease_seconds: how long a taken or running task stays its holder's without a ``beat``.
+        task_ttl_seconds: how long an ended task is kept.
+        max_queued_tasks: how many tasks may wait.
+    """
+
+    def __init__(self, redis: "Redis", *, lease_seconds: float, task_ttl_seconds: float, max_queued_tasks: int) -> None:
+        self._redis = redis
+        self._lease_ms = int(lease_seconds * 1000)
+        self._ttl_ms = int(task_ttl_seconds * 1000)
+        self._max_queued = max_queued_tasks
+        self._scripts: dict[str, Callable[..., Awaitable[Any]]] = {}
+
+    @classmethod
+    def connect(
+        cls, url: str, *, lease_seconds: float = 15, task_ttl_seconds: float = 604800, max_queued_tasks: int = 1000
+    ) -> Self:
+        """Return a store on the server at ``url``; the connection is made by the first call."""
+        retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3)
+        # A burst of requests waits for a connection; the default pool would refuse all but the first hundred.
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=10,
+            decode_responses=True,
+            socket_timeout=5,
+            socket_connect_timeout=2,
+            health_check_interval=15,
+            retry=retry,
+            retry_on_error=[ConnectionError, TimeoutError],
+        )
+        return cls(
+            Redis.from_pool(pool),
+            lease_seconds=lease_seconds,
+            task_ttl_seconds=task_ttl_seconds,
+            max_queued_tasks=max_queued_tasks,
+        )
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def ping(self) -> None:
+        """Raise ``StoreUnavailableError`` unless Redis answers."""
+        with _unavailable():
+            await self._redis.ping()
+
+    # Clients
+
+    async def submit(self, task_id: str, body: Mapping[str, Any], config: Mapping[str, Any]) -> Submission:
+        """Accept a task once.
+
+        Args:
+            task_id: the task's name; a second submission of the same name and ``body`` finds the first.
+            body: what the client asked for, by which a repetition is told from a conflict.
+            config: the complete request, which the gang will run.
+        """
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        text = json.dumps(config, ensure_ascii=False, sort_keys=True)
+        outcome = await self._run("submit", task_id, digest, text, time.time(), self._max_queued)
+        task = await self.get(task_id) if outcome in ("created", "exists") else None
+        return Submission(outcome, task)
+
+    async def get(self, task_id: str) -> Task | None:
+        with _unavailable():
+            fields = await cast("Awaitable[dict[str, str]]", self._redis.hgetall(f"{PREFIX}task:{task_id}"))
+        return Task.from_hash(fields) if fields else None
+
+    async def page(
+        self, status: TaskStatus | None = None, limit: int = 50, before: int | None = None
+    ) -> tuple[list[Task], int | None]:
+        """Return up to ``limit`` tasks, newest first, and where to go on (the next ``before``), None at the end."""
+        name = f"{PREFIX}tasks:{status}" if status else f"{PREFIX}tasks"
+        newest = f"({before}" if before is not None else "+inf"
+        with _unavailable():
+            found = self._redis.zrange(name, newest, "-inf", byscore=True, desc=True, offset=0, num=limit + 1)
+            ids = await cast("Awaitable[list[str]]", found)
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for task_id in ids[:limit]:
+                    pipeline.hgetall(f"{PREFIX}task:{task_id}")
+                hashes = await pipeline.execute()
+        tasks = [Task.from_hash(fields) for fields in hashes if fields]
+        return tasks, tasks[-1].sequence if len(ids) > limit and tasks else None
+
+    async def cancel(self, task_id: str) -> Task | None:
+        """Cancel a queued task at once; ask a running one to stop at its next step. None if unknown."""
+        await self._run("cancel", task_id, time.time(), self._ttl_ms)
+        return await self.get(task_id)
+
+    async def purge(self, limit: int = 100) -> list[str]:
+        """Forget up to ``limit`` ended tasks that are older than their time to live; return their ids."""
+        return cast(list[str], await self._run("purge", limit))
+
+    # Dispatchers
+
+    async def take(self, cluster: str, holder: str) -> tuple[str, dict[str, Any]] | None:
+        """Take the oldest task that may run: its id and config, or None.
+
+        None while another release is the newest alive, while as many tasks are out as ``cluster`` has warm gangs, or
+        while nothing waits. Tasks whose lease ran out go back into the queue here, at their old place.
+        """
+        taken = await self._run("take", cluster, holder, self._lease_ms, time.time(), self._ttl_ms, MOST_DEATHS)
+        return (taken[0], json.loads(taken[1])) if taken else None
+
+    async def give_back(self, task_id: str, holder: str) -> None:
+        """Put a taken task back, unless a leader has started it or its hold has ended."""
+        await self._run("give_back", task_id, holder)
+
+    async def wakeups(self) -> AsyncIterator[None]:
+        """Yield whenever a task may have become ready to take. Ends with ``StoreUnavailableError``."""
+        with _unavailable():
+            async with self._redis.pubsub() as channel:
+                await channel.subscribe(f"{PREFIX}wake")
+                while True:
+                    if await channel.get_message(timeout=None):
+                        yield
+
+    # Leaders
+
+    async def start(self, task_id: str, cluster: str, holder: str, steps: int) -> Started | TaskStatus | None:
+        """Begin the next attempt at a queued task.
+
+        Returns:
+            the attempt; or the status of a task that someone else runs or that ended; or None if it is unknown.
+        """
+        reply = await self._run("start", task_id, cluster, holder, self._lease_ms, time.time(), steps)
+        if reply[0] == "started":
+            return Started(task_id, int(reply[1]), json.loads(reply[2]))
+        return None if reply[0] == "unknown" else TaskStatus(reply[0])
+
+    async def beat(self, attempt: Started, step: int) -> Literal["ok", "cancel", "lost"]:
+        """Renew the lease and record ``step``; ``lost`` means that the attempt must write nothing any more."""
+        reply = await self._run("beat", attempt.task_id, attempt.attempt, self._lease_ms, step)
+        return cast('Literal["ok", "cancel", "lost"]', reply)
+
+    async def succeed(self, attempt: Started, video: str) -> bool:
+        """End the task with the video at ``video``; False if the attempt had lost it."""
+        return await self._finish(attempt, TaskStatus.SUCCEEDED, video=video)
+
+    async def fail(self, attempt: Started, error: TaskError) -> bool:
+        """End the task with an error of its own; False if the attempt had lost it."""
+        return await self._finish(attempt, TaskStatus.FAILED, error_code=error.code, error_message=error.message)
+
+    async def stop(self, attempt: Started) -> bool:
+        """End the task as cancelled; False if the attempt had lost it."""
+        return await self._finish(attempt, TaskStatus.CANCELLED)
+
+    async def abandon(self, attempt: Started, reason: str) -> bool:
+        """Give the attempt up because its gang broke: the task is queued again, or failed after too many."""
+        reply = await self._run(
+            "abandon", attempt.task_id, attempt.attempt, reason, time.time(), self._ttl_ms, MOST_DEATHS
+        )
+        return bool(reply)
+
+    async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
+        flat = [word for pair in fields.items() for word in pair]
+        reply = await self._run("finish", attempt.task_id, attempt.attempt, status, time.time(), self._ttl_ms, *flat)
+        return bool(reply)
+
+    # Gangs and releases
+
+    async def publish_gang(
+        self, cluster: str, gang: str, state: Mapping[str, Any], *, serving: bool, ttl_seconds: float
+    ) -> None:
+        """Say that ``gang`` lives and what its state is; ``serving`` gangs are counted by ``take``."""
+        text = json.dumps(state, sort_keys=True)
+        await self._run("publish_gang", cluster, gang, text, int(serving), int(ttl_seconds * 1000))
+
+    async def retire_gang(self, cluster: str, gang: str) -> None:
+        await self._run("retire_gang", cluster, gang)
+
+    async def gangs(self, cluster: str) -> list[dict[str, Any]]:
+        """Return the published state of every live gang of ``cluster``, ordered by name."""
+        with _unavailable():
+            names = sorted(await cast("Awaitable[list[str]]", self._redis.zrange(f"{PREFIX}members:{cluster}", 0, -1)))
+            states = await self._redis.mget([f"{PREFIX}gang:{name}" for name in names]) if names else []
+        return [json.loads(state) for state in states if state]
+
+    async def keep_epoch(self, cluster: str, *, complete: bool, ttl_seconds: float) -> int:
+        """Keep the release in ``cluster`` alive while it has a serving gang; return its epoch, 0 before it has one."""
+        return int(await self._run("keep_epoch", cluster, int(complete), int(ttl_seconds * 1000)))
+
+    @asynccontextmanager
+    async def lock(self, name: str, *, hold_seconds: float, wait_seconds: float) -> AsyncIterator[None]:
+        """Hold the lock ``name`` over all processes, for ``hold_seconds`` at most.
+
+        Raises:
+            TimeoutError: it was not free within ``wait_seconds``.
+            StoreUnavailableError: Redis did not answer.
+        """
+        lock = self._redis.lock(f"{PREFIX}lock:{name}", timeout=hold_seconds, blocking_timeout=wait_seconds)
+        with _unavailable():
+            if not await lock.acquire():
+                raise builtins.TimeoutError(f"lock {name!r} was not free within {wait_seconds:g} s")
+        try:
+            yield
+        finally:
+            # Held too long: it is somebody else's now.
+            with suppress(LockError), _unavailable():
+                await lock.release()
+
+    async def _run(self, name: str, *args: str | int | float) -> Any:
+        script = self._scripts.get(name)
+        if script is None:
+            script = self._scripts[name] = self._redis.register_script(scripts.source(name))
+        with _unavailable():
+            return await script(keys=[PREFIX], args=args)
+
+
+class _unavailable:
+    """Turn Redis' errors into ``StoreUnavailableError``, whose message is fit for a log."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, RedisError) and not isinstance(error, StoreUnavailableError | LockError):
+            raise StoreUnavailableError(f"Redis: {type(error).__name__}: {error}") from error

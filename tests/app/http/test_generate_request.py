@@ -1,0 +1,71 @@
+"""Requests: bounds, the model's own limits, and defaults for what is left out."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.model.folder import ModelFolder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> ModelFolder:
+    return ModelFolder.read(str(tiny_model))
+
+
+def test_a_bare_task_id_gets_the_models_defaults(model: ModelFolder) -> None:
+    config = GenerateRequest(task_id="test123").complete(model)
+    assert (config["width"], config["num_frames"], config["num_inference_steps"]) == (64, 9, 4)
+    assert 0 <= config["seed"] < 2**63
+
+
+def test_what_the_client_said_is_kept_apart_from_what_was_filled_in(model: ModelFolder) -> None:
+    assert GenerateRequest(task_id="a", fps=4).body() == {"fps": 4}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"width": 100},
+        {"height": 0},
+        {"num_frames": 0},
+        {"num_inference_steps": 201},
+        {"guidance_scale": float("nan")},
+        {"seed": -1},
+        {"fps": 0},
+        {"prompt": "x" * 8001},
+        {"task_id": "../etc/passwd"},
+        {"task_id": ""},
+        {"task_id": "x" * 129},
+        {"task_id": "a/b"},
+        {"unknown": 1},
+    ],
+)
+def test_a_field_out_of_bounds_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        GenerateRequest.model_validate(fields)
+    assert [error["loc"] for error in caught.value.errors()] == [tuple(fields)]
+
+
+def test_at_least_fifty_steps_are_allowed(model: ModelFolder) -> None:
+    assert GenerateRequest(num_inference_steps=50).complete(model)["num_inference_steps"] == 50
+
+
+def test_frames_that_the_model_cannot_make_are_told_the_nearest_it_can(model: ModelFolder) -> None:
+    with pytest.raises(
+        InvalidRequestError, match=r"num_frames: Input should be 4k\+1 \(found 16; nearest: 13 and 17\)"
+    ):
+        GenerateRequest(num_frames=16).complete(model)
+
+
+def test_guidance_of_a_second_expert_needs_one(model: ModelFolder, two_expert_model: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="guidance_scale_2: This model has no second expert"):
+        GenerateRequest(guidance_scale_2=3.0).complete(model)
+    other = ModelFolder.read(str(two_expert_model))
+    assert GenerateRequest(guidance_scale_2=3.0).complete(other)["guidance_scale_2"] == 3.0
+
+
+def test_dots_alone_are_no_way_out_of_the_storage() -> None:
+    with pytest.raises(ValidationError):
+        GenerateRequest(task_id="..")

@@ -1,0 +1,101 @@
+"""The body of a submission over HTTP: JSON or a form, its bounds, and what a wrong one is told."""
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import Depends
+
+from app.http.application import MAX_BODY_BYTES, SUBMIT_PATH, create_api
+from app.http.generate_request import GenerateRequest
+from app.http.request_body import BODY_DOCUMENTATION, submitted
+from app.media import images
+from tests.app.media.pictures import encoded
+
+PICTURE = encoded("PNG")
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """The API with its real limits and error answers, and one route that says what it read."""
+    api = create_api()
+
+    @api.post(SUBMIT_PATH, openapi_extra=BODY_DOCUMENTATION)
+    async def echo(request: Annotated[GenerateRequest, Depends(submitted)]) -> dict[str, Any]:
+        said = request.model_dump(exclude_unset=True, exclude={"image"})
+        return said | ({"image_bytes": len(request.image)} if request.image is not None else {})
+
+    @api.post("/elsewhere")
+    async def elsewhere(body: dict[str, Any]) -> int:
+        return len(body)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://service") as client:
+        yield client
+
+
+def as_text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+async def test_json_with_base64_and_a_form_with_a_file_say_the_same(http: httpx.AsyncClient) -> None:
+    json = await http.post(SUBMIT_PATH, json={"prompt": "a", "width": 64, "image": as_text(PICTURE)})
+    form = await http.post(SUBMIT_PATH, data={"prompt": "a", "width": "64"}, files={"image": ("a.png", PICTURE)})
+    assert json.json() == form.json() == {"prompt": "a", "width": 64, "image_bytes": len(PICTURE)}
+
+
+async def test_a_form_needs_no_image(http: httpx.AsyncClient) -> None:
+    reply = await http.post(SUBMIT_PATH, files={"prompt": (None, "a")})
+    assert reply.json() == {"prompt": "a"}
+
+
+async def test_the_largest_image_passes_both_ways(http: httpx.AsyncClient) -> None:
+    largest = bytes(images.MAX_BYTES)
+    bodies: list[dict[str, Any]] = [{"json": {"image": as_text(largest)}}, {"files": {"image": ("a.png", largest)}}]
+    for body in bodies:
+        reply = await http.post(SUBMIT_PATH, **body)
+        assert reply.json() == {"image_bytes": images.MAX_BYTES}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"json": {"prompt": "x" * MAX_BODY_BYTES}},
+        {"json": {"image": "", "junk": "x" * MAX_BODY_BYTES}},
+        {"content": b"x" * (MAX_BODY_BYTES + 1)},
+        {"json": {"image": "x" * 20_000_000}},
+    ],
+)
+async def test_more_room_is_for_the_image_alone(http: httpx.AsyncClient, body: dict[str, Any]) -> None:
+    assert (await http.post(SUBMIT_PATH, **body)).status_code == 413
+
+
+async def test_more_room_is_for_submissions_alone(http: httpx.AsyncClient) -> None:
+    assert (await http.post("/elsewhere", json={"image": "x" * MAX_BODY_BYTES})).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"json": {"image": "not base64"}}, "image: found a string that is no base64; allowed is PNG"),
+        ({"json": {"image": 7}}, "image: Input should be a valid bytes"),
+        ({"data": {"image": "text"}, "files": {"seed": (None, "1")}}, "image: found text; give a file: PNG"),
+        ({"files": {"prompt": ("a.txt", b"words")}}, "prompt: found a file; only image is one"),
+        ({"files": [("prompt", (None, "a")), ("prompt", (None, "b"))]}, "prompt: found it twice"),
+        ({"files": {"width": (None, "17")}}, "width: Input should be a multiple of 16"),
+        ({"files": {"picture": (None, "17")}}, "picture: unknown field; known are task_id, prompt"),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, "body: not JSON"),
+        ({"content": b"{}"}, "body: expected a JSON object with Content-Type: application/json"),
+    ],
+)
+async def test_a_wrong_body_is_told_what_is_wrong(http: httpx.AsyncClient, body: dict[str, Any], message: str) -> None:
+    reply = await http.post(SUBMIT_PATH, **body)
+    assert reply.status_code == 422
+    assert message in reply.json()["error"]["message"]
+
+
+async def test_both_ways_are_documented(http: httpx.AsyncClient) -> None:
+    body = (await http.get("/openapi.json")).json()["paths"][SUBMIT_PATH]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data"}
+    assert "at most 10 MiB" in body["application/json"]["schema"]["properties"]["image"]["description"]

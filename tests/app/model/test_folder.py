@@ -1,0 +1,103 @@
+"""What is read from a model folder before anything is loaded, and what a broken folder is told."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import ConfigError
+from app.model.folder import OWN_CONFIG, ModelFolder
+from app.tiny_model import DEFAULTS, HEADS
+
+
+def write(folder: Path, index: dict[str, Any], transformer: dict[str, Any], vae: dict[str, Any]) -> ModelFolder:
+    contents = {"model_index.json": index, "transformer/config.json": transformer, "vae/config.json": vae}
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return ModelFolder.read(str(folder))
+
+
+def test_the_tiny_model_is_complete_and_says_its_own_defaults(tiny_model: Path) -> None:
+    model = ModelFolder.read(str(tiny_model))
+    assert (model.heads, model.pipeline_class, model.two_experts) == (HEADS, "WanPipeline", False)
+    assert model.defaults.width == DEFAULTS["width"]
+
+
+def test_a_two_expert_folder_is_recognised(two_expert_model: Path) -> None:
+    assert ModelFolder.read(str(two_expert_model)).two_experts
+
+
+def test_a14b_has_its_published_settings(tmp_path: Path) -> None:
+    index = {"_class_name": "WanPipeline", "boundary_ratio": 0.875}
+    model = write(tmp_path, index, {"num_attention_heads": 40, "patch_size": [1, 2, 2]}, {})
+    assert model.tokens(1280, 720, 81) == 75_600
+    assert model.tokens(832, 480, 81) == 32_760
+    assert model.side_multiple == 16
+    assert (model.defaults.num_frames, model.defaults.guidance_scale_2, model.defaults.fps) == (81, 3.0, 16)
+
+
+def test_ti2v_5b_has_its_published_settings(tmp_path: Path) -> None:
+    index = {"_class_name": "WanPipeline", "boundary_ratio": None, "expand_timesteps": True}
+    vae = {"scale_factor_spatial": 16, "scale_factor_temporal": 4}
+    model = write(tmp_path, index, {"num_attention_heads": 24, "patch_size": [1, 2, 2]}, vae)
+    assert model.tokens(1280, 704, 121) == 27_280
+    assert model.side_multiple == 32
+    assert (model.defaults.height, model.defaults.num_frames, model.defaults.fps) == (704, 121, 24)
+
+
+def test_a_missing_folder_is_named_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"folder '/no/such/model' does not exist in this container; mount"):
+        ModelFolder.read("/no/such/model")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model_index\.json is missing; expected a complete diffusers folder"):
+        ModelFolder.read(str(tmp_path))
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """The test runs as a user who owns nothing; root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+@pytest.fixture
+def closed_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0)
+    return folder
+
+
+def test_a_folder_that_may_not_be_read_is_named_with_the_remedy(closed_folder: Path, nobody: None) -> None:
+    with pytest.raises(ConfigError, match=f"may not read all of {closed_folder} .* chmod -R a\\+rX {closed_folder}"):
+        ModelFolder.read(str(closed_folder))
+
+
+def test_another_pipeline_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a FluxPipeline; expected a diffusers Wan pipeline"):
+        write(tmp_path, {"_class_name": "FluxPipeline"}, {}, {})
+
+
+def test_a_wrong_default_is_named(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("model_index.json", "transformer/config.json", "vae/config.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((tiny_model / name).read_bytes())
+    (tmp_path / OWN_CONFIG).write_text('{"defaults": {"fsp": 8}}')
+    with pytest.raises(ConfigError, match=r"wan22\.json: defaults: fsp: Extra inputs are not permitted"):
+        ModelFolder.read(str(tmp_path))
+
+
+def test_a_hub_that_does_not_answer_is_told_apart_from_a_missing_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    # HF_ENDPOINT on a closed loopback port: what a pod without a way out sees.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"the model hub gave no such repository .* check the name, HF_TOKEN"):
+        ModelFolder.read("Wan-AI/Wan2.2-T2V-A14B-Diffusers")

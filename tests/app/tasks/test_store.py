@@ -1,0 +1,335 @@
+"""The task store against a real server: what is accepted is run once at a time, in order, and ends once."""
+
+import asyncio
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from app.tasks.embedded import EmbeddedRedis
+from app.tasks.store import MOST_DEATHS, PREFIX, Started, StoreUnavailableError, TaskError, TaskStatus, TaskStore
+from testing.waiting import until
+
+CLUSTER = "this-cluster"
+
+
+async def submit(store: TaskStore, *names: str) -> None:
+    for name in names:
+        assert (await store.submit(name, {}, {"num_inference_steps": 4})).outcome == "created"
+
+
+async def gangs(store: TaskStore, count: int, cluster: str = CLUSTER, ttl: float = 30) -> None:
+    for number in range(count):
+        await store.publish_gang(cluster, f"{cluster}-{number}", {"n": number}, serving=True, ttl_seconds=ttl)
+
+
+async def take(store: TaskStore, cluster: str = CLUSTER, holder: str = "dispatcher") -> str | None:
+    taken = await store.take(cluster, holder)
+    return taken[0] if taken else None
+
+
+async def start(store: TaskStore, task_id: str, holder: str = "leader") -> Started:
+    started = await store.start(task_id, CLUSTER, holder, 4)
+    assert isinstance(started, Started), started
+    return started
+
+
+async def take_within(store: TaskStore, seconds: float) -> str | None:
+    async def poll() -> str:
+        while (task_id := await take(store)) is None:
+            await store._redis.ping()
+        return task_id
+
+    try:
+        return await asyncio.wait_for(poll(), seconds)
+    except TimeoutError:
+        return None
+
+
+async def lease_ran_out(store: TaskStore, task_id: str) -> bool:
+    seconds, _ = await store._redis.time()
+    ends = await store._redis.zscore(f"{PREFIX}leases", task_id)
+    return ends is not None and float(ends) < 1000 * int(seconds)
+
+
+async def status(store: TaskStore, task_id: str) -> TaskStatus:
+    task = await store.get(task_id)
+    assert task is not None
+    return task.status
+
+
+async def test_the_same_body_finds_the_same_task(store: TaskStore) -> None:
+    first = await store.submit("a", {"prompt": "x"}, {"prompt": "x", "seed": 1})
+    again = await store.submit("a", {"prompt": "x"}, {"prompt": "x", "seed": 2})
+    assert (first.outcome, again.outcome) == ("created", "exists")
+    assert again.task is not None
+    assert again.task.config["seed"] == 1
+
+
+async def test_another_body_under_the_same_name_is_a_conflict(store: TaskStore) -> None:
+    await store.submit("a", {"prompt": "x"}, {})
+    assert (await store.submit("a", {"prompt": "y"}, {})).outcome == "conflict"
+
+
+async def test_a_burst_of_submissions_is_accepted_whole(redis_server: EmbeddedRedis, store: TaskStore) -> None:
+    wide = TaskStore.connect(redis_server.url)
+    outcomes = await asyncio.gather(*(wide.submit(f"t{number}", {}, {}) for number in range(500)))
+    assert {one.outcome for one in outcomes} == {"created"}
+    assert len((await wide.page(limit=1000))[0]) == 500
+    await wide.close()
+
+
+async def test_a_full_queue_accepts_nothing_but_repetitions(store: TaskStore) -> None:
+    await submit(store, *(str(number) for number in range(50)))
+    assert (await store.submit("one more", {}, {})).outcome == "full"
+    assert (await store.submit("0", {}, {})).outcome == "exists"
+
+
+async def test_tasks_are_taken_in_order_one_for_each_gang(store: TaskStore) -> None:
+    await submit(store, "a", "b", "c")
+    assert await take(store) is None, "no gang lives yet"
+    await gangs(store, 2)
+    assert [await take(store), await take(store), await take(store)] == ["a", "b", None]
+    started = await start(store, "a")
+    assert await take(store) is None
+    await store.succeed(started, "a/1.mp4")
+    assert await take(store) == "c"
+
+
+async def test_a_gang_that_is_silent_gets_no_task(store: TaskStore) -> None:
+    await submit(store, "a")
+    await gangs(store, 1, ttl=0.05)
+    await asyncio.wait_for(_until_no_gang(store), 5)
+    assert await take(store) is None
+
+
+async def _until_no_gang(store: TaskStore) -> None:
+    while await store.gangs(CLUSTER):
+        pass
+
+
+async def test_two_racing_dispatchers_never_take_one_task_twice(store: TaskStore) -> None:
+    names = [f"t{number}" for number in range(40)]
+    await submit(store, *names)
+    await gangs(store, 40)
+    taken = await asyncio.gather(*(take(store, holder=f"d{number % 2}") for number in range(60)))
+    assert sorted(name for name in taken if name) == sorted(names)
+
+
+async def test_two_racing_leaders_never_run_one_task_at_a_time(store: TaskStore) -> None:
+    await submit(store, "a")
+    replies = await asyncio.gather(*(store.start("a", CLUSTER, f"leader {number}", 4) for number in range(10)))
+    assert sum(isinstance(reply, Started) for reply in replies) == 1
+    assert [reply for reply in replies if not isinstance(reply, Started)] == [TaskStatus.RUNNING] * 9
+
+
+async def test_a_start_whose_answer_was_lost_may_be_repeated(store: TaskStore) -> None:
+    await submit(store, "a")
+    assert (await start(store, "a")).attempt == (await start(store, "a")).attempt == 1
+
+
+async def test_an_ended_or_unknown_task_is_not_started(store: TaskStore) -> None:
+    await submit(store, "a")
+    await store.succeed(await start(store, "a"), "a/1.mp4")
+    assert await store.start("a", CLUSTER, "leader", 4) == TaskStatus.SUCCEEDED
+    assert await store.start("b", CLUSTER, "leader", 4) is None
+
+
+async def test_a_lease_that_ran_out_costs_one_attempt_and_fences_the_old_leader(store: TaskStore) -> None:
+    await submit(store, "a", "b")
+    await gangs(store, 1)
+    assert await take(store) == "a"
+    old = await start(store, "a")
+    assert await take_within(store, 10) == "a", "back at its old place, before b"
+    new = await start(store, "a", "another leader")
+    assert new.attempt == 2
+    assert await store.beat(old, 3) == "lost"
+    assert not await store.succeed(old, "a/1.mp4")
+    assert not await store.abandon(old, "late")
+    assert await store.succeed(new, "a/2.mp4")
+    task = await store.get("a")
+    assert task is not None
+    assert (task.status, task.video, task.attempt) == (TaskStatus.SUCCEEDED, "a/2.mp4", 2)
+
+
+async def test_a_beat_keeps_the_lease_and_revives_one_that_ran_out_unclaimed(store: TaskStore) -> None:
+    await submit(store, "a")
+    started = await start(store, "a")
+    since = time.monotonic()
+    while time.monotonic() < since + 2:
+        assert await store.beat(started, 2) == "ok"
+        assert not await lease_ran_out(store, "a")
+    while not await lease_ran_out(store, "a"):
+        assert await status(store, "a") == TaskStatus.RUNNING
+    assert await store.beat(started, 3) == "ok"
+
+
+async def test_nothing_is_claimed_in_the_first_lease_period_after_a_silence(
+    store: TaskStore, redis_server: EmbeddedRedis
+) -> None:
+    await submit(store, "a")
+    await gangs(store, 2)
+    assert await take(store) == "a"
+    started = await start(store, "a")
+    os.kill(redis_server.pid, signal.SIGSTOP)
+    stopped = time.monotonic()
+    until("more than a lease period passes", lambda: time.monotonic() > stopped + 1.5)
+    os.kill(redis_server.pid, signal.SIGCONT)
+    assert await take(store) is None
+    assert await store.beat(started, 1) == "ok"
+
+
+async def test_a_task_that_loses_too_many_gangs_fails_with_the_reason(store: TaskStore) -> None:
+    await submit(store, "a")
+    for _ in range(MOST_DEATHS + 1):
+        assert await store.abandon(await start(store, "a"), "rank 1 died")
+    task = await store.get("a")
+    assert task is not None
+    assert task.status == TaskStatus.FAILED
+    assert task.error is not None
+    assert (task.error.code, "rank 1 died" in task.error.message) == ("gang_lost", True)
+
+
+async def test_only_an_unstarted_task_can_be_given_back(store: TaskStore) -> None:
+    await submit(store, "a", "b")
+    await gangs(store, 2)
+    assert [await take(store), await take(store)] == ["a", "b"]
+    started = await start(store, "b")
+    await store.give_back("a", "dispatcher")
+    await store.give_back("b", "dispatcher")
+    assert await take(store) == "a"
+    assert await store.beat(started, 1) == "ok"
+
+
+async def test_a_queued_task_is_cancelled_at_once(store: TaskStore) -> None:
+    await submit(store, "a", "b")
+    await store.cancel("a")
+    assert await status(store, "a") == TaskStatus.CANCELLED
+    await gangs(store, 1)
+    assert await take(store) == "b"
+
+
+async def test_a_running_task_hears_of_its_cancellation(store: TaskStore) -> None:
+    await submit(store, "a")
+    started = await start(store, "a")
+    await store.cancel("a")
+    assert await store.beat(started, 1) == "cancel"
+    assert await store.stop(started)
+    assert await status(store, "a") == TaskStatus.CANCELLED
+
+
+async def test_a_cancelled_task_whose_leader_dies_is_not_run_again(store: TaskStore) -> None:
+    await submit(store, "a")
+    started = await start(store, "a")
+    await store.cancel("a")
+    await store.abandon(started, "rank 0 died")
+    assert await status(store, "a") == TaskStatus.CANCELLED
+
+
+async def test_an_ended_task_cannot_be_cancelled(store: TaskStore) -> None:
+    await submit(store, "a")
+    await store.fail(await start(store, "a"), TaskError("generation_failed", "no"))
+    task = await store.cancel("a")
+    assert task is not None
+    assert (task.status, task.error) == (TaskStatus.FAILED, TaskError("generation_failed", "no"))
+
+
+async def test_tasks_are_listed_newest_first_in_pages(store: TaskStore) -> None:
+    await submit(store, *"abcde")
+    page, cursor = await store.page(limit=2)
+    rest, end = await store.page(limit=10, before=cursor)
+    assert [task.task_id for task in (*page, *rest)] == list("edcba")
+    assert end is None
+    await store.cancel("c")
+    listed, _ = await store.page(TaskStatus.CANCELLED)
+    assert [task.task_id for task in listed] == ["c"]
+
+
+async def test_only_ended_tasks_are_forgotten(redis_server: EmbeddedRedis, store: TaskStore) -> None:
+    brief = TaskStore.connect(redis_server.url, task_ttl_seconds=0.01)
+    await submit(brief, "a", "b")
+    await brief.stop(await start(brief, "a"))
+    purged: list[str] = []
+    while not purged:
+        purged = await brief.purge()
+    assert purged == ["a"]
+    assert await brief.get("a") is None
+    assert [task.task_id for task in (await brief.page())[0]] == ["b"]
+    await brief.close()
+
+
+async def test_the_newest_complete_release_takes_and_the_old_one_drains(store: TaskStore) -> None:
+    await submit(store, "a", "b", "c")
+    await gangs(store, 1, "old")
+    await store.keep_epoch("old", complete=True, ttl_seconds=30)
+    assert await take(store, "old") == "a"
+    await gangs(store, 1, "new")
+    assert await store.keep_epoch("new", complete=False, ttl_seconds=30) == 0
+    assert await take(store, "new") is None, "a release that is not complete burns no task"
+    assert await store.keep_epoch("new", complete=True, ttl_seconds=0.2) == 2
+    old = await start(store, "a")
+    await store.succeed(old, "a/1.mp4")
+    assert await take(store, "old") is None
+    assert await take(store, "new") == "b"
+
+
+async def test_the_old_release_goes_on_when_the_new_one_dies_and_never_overtakes_it(store: TaskStore) -> None:
+    await submit(store, "a", "b")
+    for number, cluster in enumerate(("old", "new"), 1):
+        await gangs(store, 1, cluster)
+        assert await store.keep_epoch(cluster, complete=True, ttl_seconds=0.2 if cluster == "new" else 30) == number
+
+    async def lapsed() -> str:
+        while (task_id := await take(store, "old")) is None:
+            await store._redis.ping()
+        return task_id
+
+    assert await asyncio.wait_for(lapsed(), 5) == "a"
+    assert await store.keep_epoch("new", complete=True, ttl_seconds=30) == 2
+    assert await store.keep_epoch("old", complete=True, ttl_seconds=30) == 1
+    assert await take(store, "old") is None
+    assert await take(store, "new") == "b"
+
+
+async def test_every_accepted_task_survives_a_crash_of_the_server(tmp_path: Any) -> None:
+    server = EmbeddedRedis(tmp_path).start()
+    store = TaskStore.connect(server.url)
+    await submit(store, "a", "b")
+    started = await start(store, "a")
+    server.kill()
+    with pytest.raises(StoreUnavailableError):
+        await store.submit("c", {}, {})
+    server.start()
+    assert await store.beat(started, 2) == "ok"
+    await gangs(store, 2)
+    assert await take(store) == "b"
+    await store.close()
+    server.stop()
+
+
+async def test_a_lock_is_held_by_one_at_a_time(store: TaskStore) -> None:
+    async with store.lock("placement", hold_seconds=5, wait_seconds=1):
+        with pytest.raises(TimeoutError):
+            async with store.lock("placement", hold_seconds=5, wait_seconds=0.05):
+                pass
+    async with store.lock("placement", hold_seconds=5, wait_seconds=0.05):
+        pass
+
+
+async def test_a_new_task_wakes_the_dispatchers(store: TaskStore) -> None:
+    heard = asyncio.Event()
+
+    async def listen() -> None:
+        async for _ in store.wakeups():
+            heard.set()
+
+    listening = asyncio.create_task(listen())
+    for number in range(100):
+        await submit(store, f"t{number}") if number < 50 else None
+        if heard.is_set():
+            break
+    await asyncio.wait_for(heard.wait(), 5)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)

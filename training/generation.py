@@ -1,0 +1,114 @@
+"""Asks a model folder for videos, on one process or on several ranks."""
+
+import json
+import os
+import socket
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from diffusers import DiffusionPipeline
+from torch.multiprocessing.spawn import spawn
+
+from app.config import ModelOptions
+from app.model import acceleration
+from app.model.transformer_parallel import Parallelism
+from app.plan import Plan
+from training.reader import Frames
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to make videos; what is None takes the folder's default."""
+
+    model: Path
+    prompts: list[str]
+    seed: int = 0
+    """Video number i starts from seed + i, whatever the batch and the number of ranks."""
+    steps: int | None = None
+    guidance: float | None = None
+    options: ModelOptions = field(default_factory=ModelOptions)
+    """What trades quality for speed, as the service's own arguments do."""
+    batch: int = 4
+    device: str = "cpu"
+
+
+def generate(request: Request, ranks: int = 1) -> tuple[list[Frames], float]:
+    """Make one video per prompt.
+
+    Args:
+        request: what to make.
+        ranks: processes that share each video by Ulysses context parallelism over gloo, on this machine's CPU.
+
+    Returns:
+        the videos, and the seconds that making them took, without loading.
+    """
+    if ranks == 1:
+        return make(request, load(request))
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        spawn(_rank, (request, ranks, port, folder), nprocs=ranks)  # type: ignore[no-untyped-call]
+        result = np.load(Path(folder) / "videos.npz")
+        return list(result["videos"]), float(result["seconds"])
+
+
+def load(request: Request) -> Any:
+    """Load the pipeline in float32 and put the request's options on it."""
+    pipeline = DiffusionPipeline.from_pretrained(request.model, dtype=torch.float32).to(request.device)
+    pipeline.set_progress_bar_config(disable=True)
+    # The kernels that auto may choose on a GPU take no float32.
+    options = request.options.model_copy(update={"attention_backend": "native"})
+    acceleration.apply(options, _transformers(pipeline), torch.device(request.device), compiled=False)
+    return pipeline
+
+
+def _transformers(pipeline: Any) -> list[Any]:
+    return [part for part in (pipeline.transformer, pipeline.transformer_2) if part is not None]
+
+
+def defaults(model: Path) -> dict[str, Any]:
+    """Return the ``defaults`` of the folder's ``wan22.json``."""
+    values: dict[str, Any] = json.loads((model / "wan22.json").read_text())["defaults"]
+    return values
+
+
+def make(request: Request, pipeline: Any) -> tuple[list[Frames], float]:
+    """Make the videos with a pipeline that ``load`` returned; as ``generate`` returns them."""
+    default = defaults(request.model)
+    videos: list[Frames] = []
+    started = time.monotonic()
+    for start in range(0, len(request.prompts), request.batch):
+        prompts = request.prompts[start : start + request.batch]
+        acceleration.begin_request(_transformers(pipeline))
+        frames = pipeline(
+            prompt=prompts,
+            width=default["width"],
+            height=default["height"],
+            num_frames=default["num_frames"],
+            num_inference_steps=request.steps or default["num_inference_steps"],
+            guidance_scale=default["guidance_scale"] if request.guidance is None else request.guidance,
+            generator=[torch.Generator().manual_seed(request.seed + start + i) for i in range(len(prompts))],
+        ).frames
+        videos.extend((np.asarray(frames) * 255).round().astype(np.uint8))
+    return videos, time.monotonic() - started
+
+
+def _rank(rank: int, request: Request, ranks: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
+    dist.init_process_group("gloo", rank=rank, world_size=ranks)
+    try:
+        pipeline = load(request)
+        Parallelism(torch.device("cpu")).apply(Plan(ulysses=ranks), _transformers(pipeline))
+        videos, seconds = make(request, pipeline)
+        if rank == 0:
+            np.savez(Path(folder) / "videos.npz", videos=np.stack(videos), seconds=seconds)
+    finally:
+        dist.destroy_process_group()
