@@ -1,8 +1,8 @@
 """The eight errors that broke the system before this one, and what its own fixes got wrong.
 
 Each test here fails if its error comes back. Those that need no running service stand beside what they test:
-2 and 4 in tests/app/gang/test_rank.py and tests/app/model/test_pipeline.py, 5 and 8 in tests/serve_config, 7 there and in
-the chart; 1 is an import contract in pyproject.toml.
+2 and 4 in tests/app/gang/test_rank.py and tests/app/model/test_pipeline.py, 5 and 8 in tests/serve_config, 7 there and
+in the chart. Of 1, ruff refuses the import (banned-api in pyproject.toml).
 """
 
 import re
