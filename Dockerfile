@@ -71,6 +71,7 @@ ENV PYTHONPATH=/opt/wan22/operator:/opt/wan22
 USER 65532:65532
 CMD ["python", "-m", "kopf", "run", "--module=wan22_operator.handlers", "--standalone", "--all-namespaces"]
 COPY --chmod=755 serve_config ./serve_config
-# Its plan rule and settings alone; nothing here loads Ray or torch.
+# The plan rule, the settings and the type of a gang's state; nothing here loads Ray, torch or Redis.
 COPY --chmod=755 app/__init__.py app/config.py app/plan.py ./app/
+COPY --chmod=755 app/tasks/__init__.py app/tasks/gang_state.py ./app/tasks/
 COPY --chmod=755 operator ./operator

@@ -36,7 +36,9 @@ def _run(folder: str, rank: int, ranks: int, port: int, configs: list[dict[str, 
     results: list[Any] = []
     for config in configs:
         picture = config.get("picture")
-        filled = pipeline.model.defaults.model_dump() | {"seed": 7} | config
+        filled = pipeline.model.default_task(
+            **{"seed": 7} | {key: one for key, one in config.items() if key != "picture"}
+        )
         steps: list[int] = []
 
         def on_step(step: int, steps: list[int] = steps) -> bool:

@@ -1,20 +1,22 @@
-"""A gang: its ranks, the process group that they form, and what is known when one of them dies or hangs."""
+"""A gang: its ranks, the process group that they form, and the errors that tell how one of them died or hung."""
 
 import asyncio
 import itertools
 import logging
 import time
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from app.config import ConfigError, Device, ModelOptions
+from app.gang import placement
 from app.gang.placement import Slot
 from app.gang.rank import CONTROL_GROUP, Rank, RankPlace, RankState, Rendezvous, TaskFailedError
+from app.tasks.task_config import TaskConfig
 
 _log = logging.getLogger(__name__)
 
@@ -22,17 +24,45 @@ _log = logging.getLogger(__name__)
 class GangBrokenError(Exception):
     """A rank died, hangs, or could not join: this process group does no more work.
 
-    ``task_error`` is set where the task itself did that, so that it is not tried again.
+    Its message always reads "rank 1 of 4 died during generation, after 12.3 s", with a reason from the rank if it gave
+    one.
     """
 
-    def __init__(self, message: str, task_error: TaskFailedError | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self,
+        what: Literal["died", "did not answer", "failed", "made no progress"],
+        *,
+        rank: int,
+        ranks: int,
+        during: str,
+        seconds: float,
+        reason: str = "",
+        task_error: TaskFailedError | None = None,
+    ) -> None:
+        """Describe the failure.
+
+        Args:
+            what: what happened to the rank.
+            rank: the rank that failed first, as far as is known.
+            ranks: ranks of the process group.
+            during: what the gang was doing.
+            seconds: how long it had been doing that.
+            reason: the rank's own error.
+            task_error: set if the task itself caused the failure, so that it is not tried again.
+        """
+        super().__init__(what, rank, ranks, during, seconds, reason)
+        self.what, self.rank, self.ranks, self.during, self.seconds = what, rank, ranks, during, seconds
+        self.reason = reason
         self.task_error = task_error
+
+    def __str__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return f"rank {self.rank} of {self.ranks} {self.what} during {self.during}, after {self.seconds:.1f} s{reason}"
 
 
 @dataclass(frozen=True)
 class RankSettings:
-    """What every rank of a gang is started with."""
+    """The arguments with which every rank of a gang is started."""
 
     model_path: str
     storage_uri: str
@@ -50,38 +80,55 @@ class Timeouts:
     """How long a gang waits, in seconds, before it counts a rank as hung."""
 
     step: float
-    """One denoising step, or a rendezvous."""
+    """For a rendezvous, and while a task runs for the next step to end. Text encoding counts to the first step; all
+    decoding, encoding and storing to what follows the last."""
     load: float
-    """The model, from wherever it is."""
+    """For loading the model, including its download, and for the warm-up, which compiles."""
     answer: float
-    """A question to a rank's control thread."""
+    """For the start of a rank's process, and for an answer of its control thread."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One rank: its actor, its room and its process."""
+    """One rank: its actor, its room, its process and its part in the process group."""
 
     actor: "ActorHandle[Rank]"
     slot: Slot
     place: RankPlace
     attention: str
-    """The attention backend that its model has."""
+    """The attention backend that its model uses."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """The rendezvous variables as its process had them when it joined; empty before."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one rank answered a call."""
+
+    rank: int
+    value: Any = None
+    error: Exception | None = None
+    """The error that the rank raised, or Ray's error if its process died."""
+    late: bool = False
+    """Whether it had not answered when the answers were collected."""
+
+    @property
+    def died(self) -> bool:
+        return isinstance(self.error, RayError) and not isinstance(self.error, RayTaskError)
 
 
 @dataclass
 class Gang:
     """The ranks of one VideoGenerator replica; ``members[i]`` is rank ``i``.
 
-    A call goes to every rank or none. Any ``GangBrokenError`` ends the gang: ``kill`` it and start its ranks anew.
+    A call goes to every rank or none. Any ``GangBrokenError`` ends the gang: ``kill`` it and start its ranks again.
     """
 
     settings: RankSettings
     timeouts: Timeouts
     members: list[Member] = field(default_factory=list)
-    environments: list[dict[str, str]] = field(default_factory=list)
-    """Each rank's rendezvous variables, as its process had them when it joined."""
     step: int = 0
-    """Steps that are done of the task in hand."""
+    """Finished steps of the running task."""
 
     async def start_ranks(self, slots: Iterable[Slot], ranks: int) -> list[Member]:
         """Start a rank in every slot and load the model for a gang of ``ranks``; they are in no process group yet.
@@ -92,16 +139,17 @@ class Gang:
         """
         slots = list(slots)
         began = time.monotonic()
-        actors = [self._actor(slot) for slot in slots]
+        actors: list[ActorHandle[Rank]] = []
         try:
-            places = await self._all((actor.place.remote() for actor in actors), "to start", self.timeouts.answer)
+            for slot in slots:
+                actors.append(await placement.ask_head(self._actor, slot))
+            places = await self._call((actor.place.remote() for actor in actors), "start", self.timeouts.answer)
             started = time.monotonic()
-            attention = await self._all(
-                (actor.load.remote(ranks) for actor in actors), "to load the model", self.timeouts.load
-            )
+            loading = (actor.load.remote(ranks) for actor in actors)
+            attention = await self._call(loading, "model loading", self.timeouts.load)
         except BaseException:
             for actor in actors:
-                ray.kill(actor)
+                placement.end(actor)
             raise
         loaded = time.monotonic()
         _log.info("%d ranks: processes %.2f s, model %.2f s", len(actors), started - began, loaded - started)
@@ -118,88 +166,86 @@ class Gang:
         began = time.monotonic()
         ordered = node_by_node(members)
         leaving = {id(member): member for member in [*self.members, *ordered]}.values()
-        await self._all(
-            (member.actor.leave.remote() for member in leaving), "to leave the process group", self.timeouts.answer
-        )
-        self.members = ordered
-        addr, port = (
-            await self._all([ordered[0].actor.open_store.remote(self.timeouts.step)], "to open the rendezvous")
-        )[0]
-        self.environments = await self._all(
-            (
-                member.actor.join.remote(rendezvous, self.timeouts.step)
-                for member, rendezvous in zip(ordered, rendezvous_of(ordered, addr, port), strict=True)
-            ),
-            "to join the process group",
-        )
+        leave = (member.actor.leave.remote() for member in leaving)
+        await self._call(leave, "leaving the process group", self.timeouts.answer)
+        opening = [ordered[0].actor.open_store.remote(self.timeouts.step)]
+        ((addr, port),) = await self._call(opening, "rendezvous", self.timeouts.step)
+        parts = zip(ordered, rendezvous_of(ordered, addr, port), strict=True)
+        joining = (member.actor.join.remote(rendezvous, self.timeouts.step) for member, rendezvous in parts)
+        environments = await self._call(joining, "rendezvous", self.timeouts.step)
+        # In one assignment: nobody sees a gang that is complete by its count and not by its ranks.
+        self.members = [
+            replace(member, environment=environment) for member, environment in zip(ordered, environments, strict=True)
+        ]
         _log.info("process group of %d: %.2f s", len(ordered), time.monotonic() - began)
 
     async def warm_up(self) -> None:
-        """Where blocks are compiled, have that done for the model's default video: a task like it then begins at once.
+        """If blocks are compiled, compile them for the model's default video, so that a task like it begins at once.
 
         Raises:
             GangBrokenError: a rank died or hangs.
         """
         began = time.monotonic()
         try:
-            await self._all(
-                (member.actor.warm_up.remote() for member in self.members), "to warm up", self.timeouts.load
-            )
+            warming = (member.actor.warm_up.remote() for member in self.members)
+            await self._call(warming, "warm-up", self.timeouts.load)
         except TaskFailedError as error:
             _log.warning("the model's default video cannot be made here: %s; smaller ones may", error.message)
             await self.form(self.members)
         _log.info("warm in %.2f s", time.monotonic() - began)
 
-    async def generate(self, config: dict[str, Any], path: str) -> str | None:
+    async def generate(self, config: TaskConfig, path: str) -> str | None:
         """Run one task on every rank; return the video's path, or None if it was cancelled.
 
         Raises:
             TaskFailedError: the task failed on a working gang, which is fit for the next one.
             GangBrokenError: the gang failed.
         """
-        calls = [asyncio.ensure_future(_result(member.actor.generate.remote(config, path))) for member in self.members]
-        work = asyncio.gather(*calls)
+        began = time.monotonic()
+        calls = [_call(member.actor.generate.remote(config, path)) for member in self.members]
+        work = asyncio.ensure_future(_collect(calls))
         watch = asyncio.ensure_future(self._watch())
         try:
             both: list[asyncio.Future[Any]] = [work, watch]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 watch.result()
-            if work.exception() is None:
-                return cast("str | None", calls[0].result())
-            raise await self._explain(calls)
+            outcomes = work.result()
+            if all(outcome.error is None for outcome in outcomes):
+                return cast("str | None", outcomes[0].value)
+            # Ranks that wait in a collective for the one that failed never return: they count as late. When a rank
+            # dies, the others fail first, with a connection error: so all are probed before any error is believed.
+            outcomes = await _collect(calls, min(5.0, self.timeouts.answer), first_error=False)
+            await self.states()
+            raise failure_of_task(outcomes, time.monotonic() - began)
         finally:
-            for future in (*calls, watch):
+            for future in (*calls, work, watch):
                 future.cancel()
             await asyncio.gather(*calls, work, watch, return_exceptions=True)
 
     async def states(self) -> list[RankState]:
-        """Ask every rank how it is; GangBrokenError if one is dead or does not answer."""
-        return await self._all(
-            (member.actor.state.remote() for member in self.members), "to answer", self.timeouts.answer
-        )
+        """Return the state of every rank.
+
+        Raises:
+            GangBrokenError: a rank is dead or does not answer.
+        """
+        asking = (member.actor.state.remote() for member in self.members)
+        return await self._call(asking, "a probe", self.timeouts.answer)
 
     def cancel(self, path: str) -> None:
         """Ask the gang to stop the attempt at ``path`` at its next step."""
         if self.members:
             self.members[0].actor.cancel.remote(path)
 
-    def drop(self, members: Iterable[Member]) -> None:
-        """End ranks that are no longer of the gang and give their room back."""
-        for member in members:
-            ray.kill(member.actor)
-            member.slot.release()
-
     def kill(self) -> list[Slot]:
         """End every rank; return their slots, which are still reserved."""
-        for member in self.members:
-            ray.kill(member.actor)
-        slots = [member.slot for member in self.members]
-        self.members = []
-        return slots
+        members, self.members = self.members, []
+        for member in members:
+            placement.end(member.actor)
+        return [member.slot for member in members]
 
     async def _watch(self) -> None:
-        """Follow the task in hand; GangBrokenError when a rank does not answer or a step takes too long."""
+        """Follow the running task; GangBrokenError when a rank does not answer or a step takes too long."""
         loop = asyncio.get_running_loop()
         self.step, since = 0, loop.time()
         while True:
@@ -208,41 +254,34 @@ class Gang:
             if step != self.step:
                 self.step, since = step, loop.time()
             elif loop.time() - since > self.timeouts.step:
-                raise GangBrokenError(f"took more than {self.timeouts.step:g} s for what follows step {step}")
+                raise GangBrokenError(
+                    "made no progress",
+                    rank=0,
+                    ranks=len(self.members),
+                    during=f"generation after step {step}",
+                    seconds=loop.time() - since,
+                    reason=f"step_timeout_seconds is {self.timeouts.step:g}",
+                )
 
-    async def _explain(self, calls: Sequence[asyncio.Future[Any]]) -> TaskFailedError | GangBrokenError:
-        """Return what made ``calls`` fail: a broken gang, or the task itself.
+    async def _call(self, refs: Iterable[Any], during: str, seconds: float) -> list[Any]:
+        """Return the answers of all ranks to one call, in order.
 
-        A rank's death shows first as a broken connection on the others: the ranks are asked before they are believed.
+        Raises:
+            TaskFailedError: a rank raised it.
+            ConfigError: a rank raised it.
+            GangBrokenError: a rank died, raised another error, or did not answer within ``seconds``.
         """
-        # Those that wait in a collective for the one that failed never return: they count as hung.
-        await asyncio.wait(calls, timeout=min(5.0, self.timeouts.answer))
-        await self.states()
-        errors = [call.exception() for call in calls if call.done()]
-        own = next((error for error in errors if isinstance(error, TaskFailedError)), None)
-        if own and all(isinstance(error, TaskFailedError) for error in errors) and len(errors) == len(calls):
-            return own
-        lost = next((error for error in errors if isinstance(error, GangBrokenError)), None)
-        return GangBrokenError(f"a rank {lost or 'failed while the others waited for it'}", own)
-
-    async def _all(self, refs: Iterable[Any], purpose: str, seconds: float | None = None) -> list[Any]:
-        limit = seconds or self.timeouts.step
-        futures = [asyncio.ensure_future(_result(ref)) for ref in refs]
+        began = time.monotonic()
+        calls = [_call(ref) for ref in refs]
         try:
-            _, pending = await asyncio.wait(futures, timeout=limit, return_when=asyncio.FIRST_EXCEPTION)
-            for number, future in enumerate(futures):
-                if future.done() and (error := future.exception()):
-                    if isinstance(error, GangBrokenError):
-                        raise GangBrokenError(f"rank {number} of {len(futures)} {error}")
-                    raise error
-            if pending:
-                number = next(index for index, future in enumerate(futures) if not future.done())
-                raise GangBrokenError(f"rank {number} of {len(futures)} took more than {limit:g} s {purpose}")
-            return [future.result() for future in futures]
+            outcomes = await _collect(calls, seconds)
         finally:
-            for future in futures:
-                future.cancel()
-            await asyncio.gather(*futures, return_exceptions=True)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        if error := failure_of_call(outcomes, during, time.monotonic() - began):
+            raise error
+        return [outcome.value for outcome in outcomes]
 
     def _actor(self, slot: Slot) -> "ActorHandle[Rank]":
         bundle = self.settings.bundle()
@@ -261,9 +300,9 @@ class Gang:
 
 
 def node_by_node(members: Iterable[Member]) -> list[Member]:
-    """Order members so that ranks of one node stand together, the leader's own slot first, full nodes before others.
+    """Order members so that ranks of one node follow each other, the leader's own slot first, full nodes before others.
 
-    Nodes that are alike keep the order in which they come here: the ranks that joined last are the first to go.
+    Equally full nodes keep the order of ``members``, so the ranks that joined last are the first to be given up.
     """
     members = list(members)
     per_node: dict[str, int] = {}
@@ -282,7 +321,7 @@ def node_by_node(members: Iterable[Member]) -> list[Member]:
 
 
 def rendezvous_of(members: Sequence[Member], addr: str, port: int) -> list[Rendezvous]:
-    """Return every member's part in one process group; a local rank counts from 0 on each node."""
+    """Return every member's part in one process group. Local ranks count from 0 on each node."""
     parts = []
     local: dict[str, itertools.count[int]] = {}
     for rank, member in enumerate(members):
@@ -291,14 +330,81 @@ def rendezvous_of(members: Sequence[Member], addr: str, port: int) -> list[Rende
     return parts
 
 
-async def _result(ref: Awaitable[Any]) -> Any:
-    """Await a call of a rank; its death becomes ``GangBrokenError``, its own errors come out as they were raised."""
-    try:
-        return await ref
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, TaskFailedError | ConfigError):
-            raise cause from None
-        raise GangBrokenError(f"failed: {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}") from error
-    except RayActorError as error:
-        raise GangBrokenError("died") from error
+def _call(ref: Awaitable[Any]) -> "asyncio.Future[Any]":
+    return asyncio.ensure_future(ref)
+
+
+async def _collect(
+    calls: "Sequence[asyncio.Future[Any]]", seconds: float | None = None, *, first_error: bool = True
+) -> list[Outcome]:
+    """Wait until all ``calls`` have answered, one has failed (if ``first_error``) or ``seconds`` have passed."""
+    if calls:
+        until = asyncio.FIRST_EXCEPTION if first_error else asyncio.ALL_COMPLETED
+        await asyncio.wait(calls, timeout=seconds, return_when=until)
+    return [_outcome(rank, call) for rank, call in enumerate(calls)]
+
+
+def _outcome(rank: int, call: "asyncio.Future[Any]") -> Outcome:
+    if not call.done():
+        return Outcome(rank, late=True)
+    error = call.exception()
+    if error is None:
+        return Outcome(rank, value=call.result())
+    if isinstance(error, RayTaskError) and isinstance(error.cause, TaskFailedError | ConfigError):
+        error = error.cause
+    return Outcome(rank, error=error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+
+def failure_of_call(outcomes: Sequence[Outcome], during: str, seconds: float) -> Exception | None:
+    """Return the error of a call that every rank had to answer, None if all did.
+
+    A dead rank comes first: the errors of the others follow from it. Then comes an error that a rank means for the
+    user, then any other, then silence.
+    """
+    ranks = len(outcomes)
+    for outcome in outcomes:
+        if outcome.died:
+            return _broken("died", outcome, ranks, during, seconds)
+    for outcome in outcomes:
+        if isinstance(outcome.error, TaskFailedError | ConfigError):
+            return outcome.error
+    for outcome in outcomes:
+        if outcome.error is not None:
+            return _broken("failed", outcome, ranks, during, seconds)
+    for outcome in outcomes:
+        if outcome.late:
+            return _broken("did not answer", outcome, ranks, during, seconds)
+    return None
+
+
+def failure_of_task(outcomes: Sequence[Outcome], seconds: float) -> TaskFailedError | GangBrokenError:
+    """Return the error of a task of which at least one rank failed.
+
+    If all ranks report that the task failed, they are still in step, and the gang is fit for the next task. Otherwise
+    some of them wait for the one that failed, and the gang has to be formed again; an error of the task itself goes
+    along, so that the task is not tried again.
+    """
+    own = [outcome.error for outcome in outcomes if isinstance(outcome.error, TaskFailedError)]
+    if len(own) == len(outcomes):
+        return own[0]
+    ranks, task_error = len(outcomes), own[0] if own else None
+    for what, found in (
+        ("died", [outcome for outcome in outcomes if outcome.died]),
+        ("failed", [one for one in outcomes if one.error and not isinstance(one.error, TaskFailedError)]),
+        ("failed", [outcome for outcome in outcomes if outcome.error]),
+    ):
+        if found:
+            return _broken(what, found[0], ranks, "generation", seconds, task_error)
+    return _broken("did not answer", outcomes[0], ranks, "generation", seconds, task_error)
+
+
+def _broken(
+    what: Any, outcome: Outcome, ranks: int, during: str, seconds: float, task_error: TaskFailedError | None = None
+) -> GangBrokenError:
+    reason = ""
+    if outcome.error is not None:
+        cause = outcome.error.cause if isinstance(outcome.error, RayTaskError) else outcome.error
+        reason = f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+    return GangBrokenError(
+        what, rank=outcome.rank, ranks=ranks, during=during, seconds=seconds, reason=reason, task_error=task_error
+    )

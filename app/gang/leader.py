@@ -16,7 +16,7 @@ from app.config import AppArgs, ConfigError, Environment, UserConfig, explain
 from app.gang.gang import Gang, GangBrokenError, RankSettings, Timeouts
 from app.gang.placement import leaders_slot
 from app.gang.rank import TaskFailedError
-from app.gang.supervisor import Resizer
+from app.gang.supervisor import GangSupervisor
 from app.media.storage import Storage, video_path
 from app.model.folder import ModelFolder
 from app.tasks.store import Started, StoreUnavailableError, TaskError, TaskStore
@@ -59,34 +59,36 @@ class VideoGenerator:
         self._id = serve.get_replica_context().replica_id.unique_id
         settings = RankSettings(model_path, environment.storage_uri, args.device, args.rank_cpus, args.model_options())
         gang = Gang(settings, Timeouts(args.step_timeout_seconds, args.load_timeout_seconds, args.rank_timeout_seconds))
-        self._resizer = Resizer(gang, self._store, leaders_slot(), self._model.heads, args.resize_timeout_seconds)
+        self._supervisor = GangSupervisor(
+            gang, self._store, leaders_slot(), self._model.heads, args.resize_timeout_seconds
+        )
         self._task_id: str | None = None
         self._background: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Take a new ``total_workers``. On a live gang it only records it: the resizer does the work.
+        """Take a new ``total_workers``. On a live gang it only records it: the supervisor does the work.
 
         Raises:
             ConfigError: at the first call, which forms the gang: it cannot be formed.
         """
         if not self._background:
-            self._resizer.record(_target(user_config))
+            self._supervisor.record(_target(user_config))
             self._background.append(asyncio.create_task(self._publish()))
             try:
-                await self._resizer.assemble()
+                await self._supervisor.form()
             except GangBrokenError as error:
                 raise ConfigError(f"the gang could not be formed: {error}") from None
-            self._background.append(asyncio.create_task(self._resizer.run()))
+            self._background.append(asyncio.create_task(self._supervisor.run()))
             return
         try:
-            self._resizer.record(_target(user_config))
+            self._supervisor.record(_target(user_config))
         except ConfigError as error:
             # Raising here would end the leader and fail the deployment for a mistake in one field.
-            self._resizer.refuse(str(error))
+            self._supervisor.refuse(str(error))
 
     async def check_health(self) -> None:
         """Raise when the gang cannot be brought back, so that Serve starts a new replica."""
-        self._resizer.check()
+        self._supervisor.check()
 
     async def generate_task(self, task_config: Mapping[str, Any]) -> dict[str, Any]:
         """Run the task named ``task_config["task_id"]`` to its end, unless someone else does or did.
@@ -96,36 +98,36 @@ class VideoGenerator:
             again; ``running`` if another gang has it, or took it from this one; ``unknown``.
 
         Raises:
-            GangBrokenError: there is no gang now; the task was not started.
+            GangNotReadyError: there is no gang now; the task was not started.
         """
         task_id = str(task_config["task_id"])
-        async with self._resizer.turn:
-            self._resizer.require_gang()
+        async with self._supervisor.turn:
+            self._supervisor.require_gang()
             holder = f"{self._id}/{uuid.uuid4()}"
             steps = int(task_config.get("num_inference_steps") or 0)
             started = await self._store.start(task_id, self._cluster, holder, steps)
             if not isinstance(started, Started):
                 return {"task_id": task_id, "status": started or "unknown"}
             self._task_id = task_id
-            self._resizer.announce()
+            self._supervisor.announce()
             try:
                 return {"task_id": task_id, "status": await self._run(started)}
             finally:
                 self._task_id = None
-                self._resizer.announce()
+                self._supervisor.announce()
 
     async def _run(self, started: Started) -> str:
         path = video_path(started.task_id, started.attempt)
-        heartbeat = _Heartbeat(self._store, self._resizer.gang, started, path, self._args.lease_seconds)
+        heartbeat = _Heartbeat(self._store, self._supervisor.gang, started, path, self._args.lease_seconds)
         try:
             async with heartbeat:
-                video = await self._resizer.gang.generate(started.config, path)
+                video = await self._supervisor.gang.generate(started.config, path)
         except TaskFailedError as error:
             status = await self._fail(started, error)
-            await self._resizer.renew()
+            await self._supervisor.renew()
             return status
         except GangBrokenError as error:
-            self._resizer.broken(str(error))
+            self._supervisor.broken(error)
             if error.task_error:
                 return await self._fail(started, error.task_error)
             reason = str(error)
@@ -157,19 +159,12 @@ class VideoGenerator:
         """Say again and again how the gang is; what stops saying so is dead."""
         ttl = 3 * _PUBLISH_SECONDS
         while True:
-            state = self._resizer.state() | {
-                "id": self._id,
-                "cluster": self._cluster,
-                "pid": os.getpid(),
-                "task_id": self._task_id,
-            }
+            state = self._supervisor.report(gang_id=self._id, cluster=self._cluster, task_id=self._task_id)
             try:
-                await self._store.publish_gang(
-                    self._cluster, self._id, state, serving=self._resizer.serving, ttl_seconds=ttl
-                )
+                await self._store.publish_gang(state, serving=self._supervisor.serving, ttl_seconds=ttl)
             except StoreUnavailableError as error:
                 _log.warning("the gang's state could not be published: %s", error)
-            await self._resizer.changed(_PUBLISH_SECONDS)
+            await self._supervisor.changed(_PUBLISH_SECONDS)
 
     async def __del__(self) -> None:
         for task in getattr(self, "_background", []):

@@ -1,12 +1,19 @@
-"""Reserves places for ranks, one placement group each, so that a gang can grow and shrink rank by rank."""
+"""Reserves places for ranks, one placement group each, so that a gang can grow and shrink rank by rank.
+
+Every question to the cluster's head (Ray's GCS) is asked in a thread. A head that does not answer then delays resizes
+alone: the leader's event loop, which renews leases and reports the gang, goes on.
+"""
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
 import ray
+from ray.actor import ActorHandle
 from ray.util.placement_group import (
     PlacementGroup,
     placement_group,
@@ -20,12 +27,33 @@ _log = logging.getLogger(__name__)
 _PINNED_WAIT_SECONDS = 1.0
 _ANYWHERE_WAIT_SECONDS = 2.0
 
+# Not asyncio's own threads: those store videos and must not wait behind a silent head.
+_threads = ThreadPoolExecutor(8, thread_name_prefix="gcs")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def ask_head(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what ``function`` returns, which asks the head of the cluster, without blocking the event loop."""
+    return await asyncio.wrap_future(_threads.submit(function, *args, **kwargs))
+
+
+def tell_head(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call ``function`` in a thread and do not wait for it; an error is logged."""
+    _threads.submit(function, *args, **kwargs).add_done_callback(_log_error)
+
+
+def _log_error(future: "Future[Any]") -> None:
+    if error := future.exception():
+        _log.warning("the head of the cluster did not take a request: %s", error)
+
 
 @dataclass(frozen=True)
 class Slot:
     """Room for one rank on one node.
 
-    The leader's own slot is in the placement group that Serve made for the replica, and is not ours to give back.
+    The leader's own slot is in the placement group that Serve made for the replica, so it is never released here.
     """
 
     group: PlacementGroup
@@ -36,59 +64,83 @@ class Slot:
         return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=0)
 
     def release(self) -> None:
-        """Give the room back; a rank that is still there ends."""
+        """Give the room back; a rank that still runs in it ends."""
         if not self.is_leaders:
-            remove_placement_group(self.group)
+            tell_head(remove_placement_group, self.group)
 
 
 def leaders_slot() -> Slot:
-    """Return the room that Serve reserved for rank 0 beside its leader."""
+    """Return the room that Serve reserved for rank 0 next to its leader."""
     group = ray.util.get_current_placement_group()
     if group is None:
         raise RuntimeError("VideoGenerator runs without a placement group; build it with app.serve_app:app")
     return Slot(group, ray.get_runtime_context().get_node_id(), is_leaders=True)
 
 
+def end(actor: "ActorHandle[Any]") -> None:
+    """End an actor's process."""
+    tell_head(ray.kill, actor)
+
+
 async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, elsewhere: bool = True) -> list[Slot]:
-    """Reserve up to ``count`` slots from what is free now: on the nodes ``near`` first, in order, then on others.
+    """Reserve up to ``count`` slots of the room that is free now: on the nodes ``near`` in order, then on others.
 
     Args:
         bundle: the resources of one rank.
         count: slots wanted.
-        near: ids of the nodes on which the gang already stands.
+        near: ids of the nodes on which the gang already has ranks.
         elsewhere: whether other nodes may be used at all.
 
     Returns:
-        the slots, fewer than ``count`` where the cluster has no more room.
+        the slots; fewer than ``count`` if the cluster has no more room. An error releases those reserved before it.
     """
     slots: list[Slot] = []
     nodes = list(near)
-    while len(slots) < count and nodes:
-        slot = await _reserve_on(bundle, nodes[0])
-        if slot is None:
-            nodes.pop(0)
-        else:
+    try:
+        while len(slots) < count and nodes:
+            slot = await _reserve_on(bundle, nodes[0])
+            if slot is None:
+                nodes.pop(0)
+            else:
+                slots.append(slot)
+        while elsewhere and len(slots) < count:
+            # A node found anywhere is filled before the next one is looked for.
+            slot = await _reserve_on(bundle, None)
+            if slot is None:
+                break
             slots.append(slot)
-    while elsewhere and len(slots) < count:
-        # A node found anywhere is filled before the next one is looked for.
-        slot = await _reserve_on(bundle, None)
-        if slot is None:
-            break
-        slots.append(slot)
-        while len(slots) < count and (slot := await _reserve_on(bundle, slot.node_id)):
-            slots.append(slot)
+            while len(slots) < count and (slot := await _reserve_on(bundle, slot.node_id)):
+                slots.append(slot)
+    except BaseException:
+        release(slots)
+        raise
     return slots
 
 
 async def _reserve_on(bundle: dict[str, float], node_id: str | None) -> Slot | None:
     selector = [{"ray.io/node-id": node_id}] if node_id else None
-    group = placement_group([bundle], bundle_label_selector=selector)
     wait = _PINNED_WAIT_SECONDS if node_id else _ANYWHERE_WAIT_SECONDS
-    if await asyncio.to_thread(group.wait, wait):
-        table = await asyncio.to_thread(placement_group_table, group)
-        return Slot(group, table["bundles_to_node_id"][0])
-    remove_placement_group(group)
-    return None
+    making = asyncio.ensure_future(ask_head(placement_group, [bundle], bundle_label_selector=selector))
+    try:
+        group = await asyncio.shield(making)
+    except asyncio.CancelledError:
+        # The thread cannot be interrupted: the group that it makes is given back when it exists.
+        making.add_done_callback(_remove_when_made)
+        raise
+    found = None
+    try:
+        if await ask_head(group.wait, wait):
+            table = await ask_head(placement_group_table, group)
+            found = Slot(group, table["bundles_to_node_id"][0])
+        return found
+    finally:
+        if found is None:
+            tell_head(remove_placement_group, group)
+
+
+def _remove_when_made(making: "asyncio.Future[PlacementGroup]") -> None:
+    if not making.cancelled() and making.exception() is None:
+        tell_head(remove_placement_group, making.result())
 
 
 def release(slots: Iterable[Slot]) -> None:
@@ -97,14 +149,14 @@ def release(slots: Iterable[Slot]) -> None:
         slot.release()
 
 
-def nodes_needed(bundle: dict[str, float], ranks: int, nodes: set[str]) -> int:
-    """Return on how few of ``nodes`` so many ranks would fit if nothing else were there."""
-    totals = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+async def nodes_needed(bundle: dict[str, float], ranks: int, nodes: set[str]) -> int:
+    """Return the smallest number of ``nodes`` whose total resources hold ``ranks`` ranks, ignoring current use."""
+    totals = {node["NodeID"]: node["Resources"] for node in await ask_head(ray.nodes) if node["Alive"]}
     room = (min(int(totals.get(node, {}).get(name, 0) / one) for name, one in bundle.items()) for node in nodes)
     fits = itertools.accumulate(sorted(room, reverse=True))
     return next((count for count, total in enumerate(fits, 1) if total >= ranks), len(nodes))
 
 
-def live_nodes() -> set[str]:
+async def live_nodes() -> set[str]:
     """Return the ids of the nodes that Ray believes alive."""
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return {node["NodeID"] for node in await ask_head(ray.nodes) if node["Alive"]}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import ray
 
 from app.config import ConfigError, Device, ModelOptions
+from app.tasks.task_config import TaskConfig
 
 if TYPE_CHECKING:
     import torch
@@ -176,7 +177,7 @@ class Rank:
             self._pipeline.leave()
         self._store = None
 
-    def generate(self, config: dict[str, Any], path: str) -> str | None:
+    def generate(self, config: TaskConfig, path: str) -> str | None:
         """Run one task together with the other ranks.
 
         Args:
@@ -200,7 +201,7 @@ class Rank:
             pieces = self._pipeline.stream(config, self._on_step, image)
             if pieces is not None:
                 try:
-                    _store_video(pieces, config["fps"], self._storage_uri, path)
+                    _store_video(pieces, config.fps, self._storage_uri, path)
                 finally:
                     # The other ranks decode with this one: they would wait for it where only the video's file failed.
                     for _ in pieces:
@@ -225,12 +226,12 @@ class Rank:
         """Stop the attempt at ``path`` at its next step; it matters on rank 0, which speaks for all."""
         self._cancelled = path
 
-    def _image(self, config: dict[str, Any]) -> bytes | None:
+    def _image(self, config: TaskConfig) -> bytes | None:
         """Return the image from which the task begins; rank 0 alone reads it from the storage."""
-        image = config.get("image")
+        image = config.image
         if image is None or self._pipeline is None:
             return None
-        return self._pipeline.share(lambda: _stored_image(self._storage_uri, image["path"]))
+        return self._pipeline.share(lambda: _stored_image(self._storage_uri, image.path))
 
     def _on_step(self, step: int) -> bool:
         self._step = step

@@ -1,40 +1,60 @@
-"""Brings a gang to its wanted size, and back to life, while the leader goes on answering."""
+"""Brings a gang to its wanted number of ranks, and back to life, while the leader goes on answering.
+
+It works as the operator's reconcile does: gather the situation, let ``steps.next_step`` decide, act, report.
+"""
 
 import asyncio
 import logging
+import os
 import time
-from typing import Any
-
-import ray
+from collections.abc import Callable
 
 from app.config import ConfigError
 from app.gang import placement
 from app.gang.gang import Gang, GangBrokenError, Member, node_by_node
 from app.gang.placement import Slot
+from app.gang.steps import (
+    COMPACT_SECONDS,
+    Backoff,
+    Compact,
+    Form,
+    Grow,
+    Probe,
+    Rest,
+    Shrink,
+    Situation,
+    Step,
+    next_step,
+    pause,
+)
 from app.plan import NoPlanError, gang_plan, largest_planned_count
+from app.tasks.gang_state import GangNode, GangPhase, GangRank, GangState
 from app.tasks.store import StoreUnavailableError, TaskStore
 
 _log = logging.getLogger(__name__)
 
 _START_PATIENCE_SECONDS = 10.0
-"""How long a starting gang waits for all of its room before it starts with less."""
+"""How long a starting gang waits for room for all of its ranks before it starts with fewer."""
 _MOST_FAILURES = 3
-_LOOK_SECONDS = 2.0
-_COMPACT_SECONDS = 10.0
-_LONGEST_BACKOFF_SECONDS = 60.0
+_QUIET_SECONDS = 60.0
+"""A gang that breaks again within this time is formed again after a pause, not at once."""
+
+
+class GangNotReadyError(Exception):
+    """There is no process group that could run a task."""
 
 
 class _UnmetError(Exception):
-    """The wanted size cannot be had now; the gang stays as it is."""
+    """The wanted number of ranks cannot be reached now; the gang stays as it is."""
 
 
-class Resizer:
-    """Owns the size of one gang: what is wanted, what is there, and the steps between.
+class GangSupervisor:
+    """Owns the number of ranks of one gang: the target, the ranks that exist, and the steps between.
 
     Args:
         gang: the gang, empty at first.
-        store: for the lock under which gangs reserve room one after the other.
-        own_slot: the room beside the leader, which is rank 0's.
+        store: for the lock under which gangs reserve room, one at a time.
+        own_slot: the room next to the leader, which is rank 0's.
         heads: attention heads of the model, which limit the counts.
         timeout_seconds: how long a resize waits for room.
     """
@@ -42,25 +62,26 @@ class Resizer:
     def __init__(self, gang: Gang, store: TaskStore, own_slot: Slot, heads: int, timeout_seconds: float) -> None:
         self.gang = gang
         self.turn = asyncio.Lock()
-        """Held by whoever uses the process group: a task, or a step that changes it."""
+        """Held by the user of the process group: a task, or a step that changes the group."""
         self._store = store
         self._heads = heads
         self._timeout = timeout_seconds
-        self._slots = [own_slot]
+        self._kept_slots = [own_slot]
+        """Room that stays reserved while there is no process group; empty while there is one."""
         self._wanted = 0
         self._target = 0
         self._refusal = ""
         self._message = ""
         self._resizing = False
-        self._warm = True
+        self._forming = False
         self._failures = 0
-        self._backoff = 0.0
-        self._not_before = 0.0
+        self._retry = Backoff()
+        self._broke_at = -_QUIET_SECONDS
         self._compact_at = 0.0
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
-    # What the leader tells and asks
+    # For the leader
 
     def record(self, wanted: int) -> None:
         """Note the wanted count; ``run`` works towards it.
@@ -77,45 +98,58 @@ class Resizer:
             self.refuse(f"total_workers: {error}; the gang keeps {len(self.gang.members)} ranks")
             return
         self._target, self._refusal, self._message = wanted, "", ""
-        self._backoff = self._not_before = 0.0
+        self._retry.reset()
         self._nudge()
 
     def refuse(self, message: str) -> None:
-        """Leave the gang as it is and say why."""
+        """Leave the gang as it is and report why."""
         _log.warning("%s", message)
         self._refusal = message
         self._changed.set()
 
-    def broken(self, reason: str) -> None:
-        """End a gang that cannot work any more; ``run`` starts its ranks anew in the same places."""
-        if self.gang.members:
-            _log.error("the gang broke and starts again: %s", reason)
-            self._slots = self.gang.kill()
-            self._message = f"starting again: {reason}"
-            self._nudge()
+    def broken(self, error: GangBrokenError) -> None:
+        """End a gang that cannot work any more; ``run`` starts its ranks again in the same places."""
+        if not self.gang.members:
+            return
+        _log.error("the gang broke and starts again: %s", error)
+        self._kept_slots = self.gang.kill()
+        self._message = f"starting again: {error}"
+        now = time.monotonic()
+        if now - self._broke_at < _QUIET_SECONDS:
+            self._retry.fail()
+        else:
+            self._retry.reset()
+        self._broke_at = now
+        self._nudge()
 
     def require_gang(self) -> None:
+        """Raise GangNotReadyError if no task can be started now."""
         if not self.serving:
-            raise GangBrokenError(f"the gang is not ready: {self._message or 'it is starting'}")
+            raise GangNotReadyError(f"the gang is not ready: {self._message or 'it is starting'}")
 
     def check(self) -> None:
-        """Raise once the gang has failed to come back too often."""
+        """Raise GangNotReadyError once forming the gang has failed too often."""
         if self._failures >= _MOST_FAILURES:
-            raise GangBrokenError(f"the gang could not be formed {self._failures} times; {self._message}")
+            raise GangNotReadyError(f"the gang could not be formed {self._failures} times: {self._message}")
 
     @property
     def serving(self) -> bool:
-        return bool(self.gang.members) and self._warm
+        """Whether the gang takes tasks."""
+        return bool(self.gang.members) and not self._forming
 
-    def state(self) -> dict[str, Any]:
-        """Return the gang as ``/readyz`` shows it."""
-        return {
-            "wanted": self._wanted,
-            "have": len(self.gang.members),
-            "phase": self._phase(),
-            "message": self._refusal or self._message,
-            "nodes": _nodes(self.gang),
-        }
+    def report(self, *, gang_id: str, cluster: str, task_id: str | None) -> GangState:
+        """Return the gang's state as it is published."""
+        return GangState(
+            id=gang_id,
+            cluster=cluster,
+            pid=os.getpid(),
+            task_id=task_id,
+            wanted=self._wanted,
+            have=len(self.gang.members),
+            phase=self._phase(),
+            message=self._refusal or self._message,
+            nodes=_nodes(self.gang.members),
+        )
 
     def announce(self) -> None:
         """Wake whoever waits for a change."""
@@ -129,97 +163,123 @@ class Resizer:
             return
         self._changed.clear()
 
-    # What the resizer does
+    # The loop
 
-    async def assemble(self) -> None:
-        """Form the gang from nothing: all that is wanted, or the largest planned count for which there is room.
+    async def run(self) -> None:
+        """Work towards the wanted size, for ever."""
+        while True:
+            await self._rest()
+            try:
+                step = next_step(await self._gather())
+                await self._act(step)
+                if isinstance(step, Form | Grow | Shrink) and len(self.gang.members) == self._target:
+                    self._retry.reset()
+            except (_UnmetError, NoPlanError) as unmet:
+                self._message = f"{unmet}; trying again"
+                self._retry.fail()
+            except (GangBrokenError, ConfigError) as error:
+                self._failures += 1
+                self._message = str(error)
+                self._retry.fail()
+                _log.error("the gang failed: %s", error)
+            except Exception:
+                _log.exception("the supervisor failed; it goes on")
+                self._retry.fail()
+            finally:
+                self._resizing = False
+                self._changed.set()
+
+    async def _gather(self) -> Situation:
+        busy = self.turn.locked()
+        return Situation(
+            target=self._target,
+            ranks=len(self.gang.members),
+            busy=busy,
+            scattered=not busy and time.monotonic() >= self._compact_at and await self._is_scattered(),
+            retry_in=self._retry.remaining(),
+        )
+
+    async def _act(self, step: Step) -> None:
+        match step:
+            case Form():
+                await self.form()
+            case Grow(missing):
+                await self._grow(missing)
+            case Shrink():
+                self._begin_resize()
+                target = self._target
+                await self._regroup([], lambda members: node_by_node(members)[:target], target)
+            case Compact():
+                self._compact_at = time.monotonic() + COMPACT_SECONDS
+                await self._compact()
+            case Probe():
+                await self._probe()
+            case Rest():
+                pass
+
+    async def _rest(self) -> None:
+        seconds = pause(Situation(self._target, len(self.gang.members), retry_in=self._retry.remaining()))
+        try:
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    # Steps
+
+    async def form(self) -> None:
+        """Form the gang from nothing: with all ranks that are wanted, or with the largest planned count that has room.
 
         Raises:
             ConfigError: a rank cannot use the model or its device.
             GangBrokenError: a rank died, or the ranks could not join. All are ended, their room is kept.
         """
         async with self.turn:
-            alive = placement.live_nodes()
-            for slot in [slot for slot in self._slots if slot.node_id not in alive and not slot.is_leaders]:
+            alive = await placement.live_nodes()
+            for slot in [slot for slot in self._kept_slots if slot.node_id not in alive and not slot.is_leaders]:
                 slot.release()
-                self._slots.remove(slot)
-            missing = self._target - len(self._slots)
+                self._kept_slots.remove(slot)
+            missing = self._target - len(self._kept_slots)
             if missing > 0:
-                self._slots += await self._reserve(missing, _START_PATIENCE_SECONDS, partly=True)
-            count = largest_planned_count(min(len(self._slots), self._target), self._heads)
-            placement.release(self._slots[count:])
-            self._slots = self._slots[:count]
+                self._kept_slots += await self._reserve(missing, _START_PATIENCE_SECONDS, partly=True)
+            count = largest_planned_count(min(len(self._kept_slots), self._target), self._heads)
+            placement.release(self._kept_slots[count:])
+            self._kept_slots = self._kept_slots[:count]
             members: list[Member] = []
+            self._forming = True
             try:
-                members = await self.gang.start_ranks(self._slots, count)
-                self._warm = False
+                members = await self.gang.start_ranks(self._kept_slots, count)
                 await self.gang.form(members)
                 await self.gang.warm_up()
             except BaseException:
-                self._end(members)
+                self._end([*members, *self.gang.members])
                 raise
             finally:
-                self._warm = True
+                self._forming = False
             self._failures = 0
             self._message = ""
             if count < self._target:
                 self._message = f"there is room for {count} of {self._target} ranks; trying again for all"
-                self._back_off()
+                self._retry.fail()
             _log.info("formed %d of %d ranks", count, self._target)
             self._changed.set()
-
-    async def run(self) -> None:
-        """Work towards the wanted size, for ever."""
-        while True:
-            await self._wait()
-            try:
-                await self._step()
-            except (_UnmetError, NoPlanError) as unmet:
-                self._message = f"{unmet}; trying again"
-                self._back_off()
-            except (GangBrokenError, ConfigError) as error:
-                self._failures += 1
-                self._message = str(error)
-                self._back_off()
-                _log.error("the gang failed: %s", error)
-            except Exception:
-                _log.exception("the resizer failed; it goes on")
-                self._back_off()
-            finally:
-                self._resizing = False
-                self._changed.set()
 
     async def renew(self) -> None:
         """Begin a new process group with the same ranks, after a task failed in the old one. Call it with ``turn``."""
         try:
             await self.gang.form(self.gang.members)
         except GangBrokenError as error:
-            self.broken(str(error))
+            self.broken(error)
 
-    async def _step(self) -> None:
-        if not self.gang.members:
-            await self.assemble()
-        elif len(self.gang.members) != self._target:
-            await self._resize(self._target)
-        elif not self.turn.locked():
-            await self._look()
-            if time.monotonic() >= self._compact_at and self._stands_apart():
-                self._compact_at = time.monotonic() + _COMPACT_SECONDS
-                await self._compact()
-
-    async def _resize(self, target: int) -> None:
-        self._resizing = True
-        self._changed.set()
-        missing = target - len(self.gang.members)
-        new: list[Member] = []
-        if missing > 0:
-            slots = await self._reserve(missing, self._timeout, partly=False)
-            if not slots and (self._target != target or not self.gang.members):
-                return
-            if not slots:
-                raise _UnmetError(f"no room for {missing} more ranks within {self._timeout:g} s")
-            new = await self._start(slots)
-        await self._regroup(new, lambda members: node_by_node(members)[:target], target)
+    async def _grow(self, missing: int) -> None:
+        self._begin_resize()
+        target = self._target
+        slots = await self._reserve(missing, self._timeout, partly=False)
+        if not slots and (self._target != target or not self.gang.members):
+            return
+        if not slots:
+            raise _UnmetError(f"no room for {missing} more ranks within {self._timeout:g} s")
+        await self._regroup(await self._start(slots), lambda members: node_by_node(members)[:target], target)
 
     async def _compact(self) -> None:
         """Move the ranks of the gang's last node to its other nodes, if there is room now."""
@@ -236,28 +296,36 @@ class Resizer:
             new, lambda members: [one for one in members if one.place.node_id != last], len(self.gang.members)
         )
 
-    async def _regroup(self, new: list[Member], choose: Any, target: int) -> None:
-        """At the end of the running task, make the chosen ones of the old and ``new`` members the gang."""
+    async def _regroup(self, new: list[Member], choose: Callable[[list[Member]], list[Member]], target: int) -> None:
+        """When the process group is free, form it again of the members that ``choose`` returns of old and ``new``."""
         async with self.turn:
             if not self.gang.members or self._target != target:
-                self.gang.drop(new)
+                self._drop(new)
                 return
             members = [*self.gang.members, *new]
             keep = choose(members)
             leave = [member for member in members if member not in keep]
             try:
                 await self.gang.form(keep)
-            except GangBrokenError as error:
-                self._slots = [member.slot for member in keep]
+            except BaseException as error:
+                self._kept_slots = [member.slot for member in keep]
                 self._end(members)
-                self.gang.drop(leave)
+                placement.release(member.slot for member in leave)
                 self._message = f"starting again: {error}"
                 raise
-            self.gang.drop(leave)
+            self._drop(leave)
             self._message = ""
-            self._backoff = 0.0
             self._failures = 0
             _log.info("the gang has %d ranks", len(keep))
+
+    async def _probe(self) -> None:
+        try:
+            await self.gang.states()
+        except GangBrokenError as error:
+            # A task may have begun and found the same; then this does nothing.
+            self.broken(error)
+
+    # What the steps are made of
 
     async def _start(self, slots: list[Slot]) -> list[Member]:
         try:
@@ -265,16 +333,20 @@ class Resizer:
         except (GangBrokenError, ConfigError) as error:
             placement.release(slots)
             raise _UnmetError(f"{len(slots)} new ranks did not start: {error}") from None
+        except BaseException:
+            placement.release(slots)
+            raise
 
     async def _reserve(self, count: int, seconds: float, *, partly: bool) -> list[Slot]:
-        """Reserve ``count`` slots within ``seconds``; none, or where ``partly`` what there was at the end, if fewer.
+        """Reserve ``count`` slots within ``seconds``; on timeout return [] or, with ``partly``, those of the last try.
 
-        Nothing is held while it waits, so two gangs that grow never each hold half of what one needs.
+        Nothing is held between tries, so two gangs that grow never each hold half of the room that one needs. A new
+        target, or a gang that broke meanwhile, ends the wait.
         """
         deadline = time.monotonic() + seconds
         target = self._target
         had_gang = bool(self.gang.members)
-        near = _in_order(node_by_node(self.gang.members)) or [slot.node_id for slot in self._slots[:1]]
+        near = _in_order(node_by_node(self.gang.members)) or [slot.node_id for slot in self._kept_slots[:1]]
         while True:
             slots = await self._reserve_now(count, near)
             late = time.monotonic() >= deadline
@@ -282,7 +354,7 @@ class Resizer:
                 return slots
             placement.release(slots)
             if had_gang and not self.turn.locked():
-                await self._look()
+                await self._probe()
             if late or self._target != target or (had_gang and not self.gang.members):
                 return []
             await asyncio.sleep(0.5)
@@ -293,73 +365,57 @@ class Resizer:
             async with self._store.lock("placement", hold_seconds=120, wait_seconds=30):
                 return await placement.reserve(bundle, count, near)
         except StoreUnavailableError:
-            # Without the lock two gangs may take turns in vain for a while; without GPUs nobody would work at all.
+            # Without the lock two gangs may reserve in each other's way for a while; without ranks nobody would work.
             return await placement.reserve(bundle, count, near)
         except TimeoutError:
             return []
 
-    async def _look(self) -> None:
-        try:
-            await self.gang.states()
-        except GangBrokenError as error:
-            # A task may have begun and found the same; then this does nothing.
-            self.broken(str(error))
-
-    def _stands_apart(self) -> bool:
-        """Whether the gang is on more nodes than its ranks would need if those nodes were empty."""
+    async def _is_scattered(self) -> bool:
         used = {member.place.node_id for member in self.gang.members}
-        return placement.nodes_needed(self.gang.settings.bundle(), len(self.gang.members), used) < len(used)
+        if len(used) < 2:
+            return False
+        return await placement.nodes_needed(self.gang.settings.bundle(), len(self.gang.members), used) < len(used)
 
     def _end(self, members: list[Member]) -> None:
-        for member in [*members, *self.gang.members]:
-            ray.kill(member.actor)
+        """End the ranks of ``members``; their room stays reserved."""
+        for member in members:
+            placement.end(member.actor)
         self.gang.members = []
         self._changed.set()
 
-    def _phase(self) -> str:
+    def _drop(self, members: list[Member]) -> None:
+        """End ranks that no longer belong to the gang and give their room back."""
+        for member in members:
+            placement.end(member.actor)
+            member.slot.release()
+
+    def _begin_resize(self) -> None:
+        self._resizing = True
+        self._changed.set()
+
+    def _phase(self) -> GangPhase:
         if not self.serving:
-            return "starting"
+            return GangPhase.STARTING
         if self._refusal:
-            return "refused"
+            return GangPhase.REFUSED
         if self._resizing:
-            return "resizing"
-        return "ready" if len(self.gang.members) == self._target else "degraded"
+            return GangPhase.RESIZING
+        return GangPhase.READY if len(self.gang.members) == self._target else GangPhase.DEGRADED
 
     def _nudge(self) -> None:
         self._wake.set()
         self._changed.set()
-
-    def _back_off(self) -> None:
-        self._backoff = min(max(1.0, 2 * self._backoff), _LONGEST_BACKOFF_SECONDS)
-        self._not_before = time.monotonic() + self._backoff
-
-    async def _wait(self) -> None:
-        delay = max(_LOOK_SECONDS if not self._backoff else 0.0, self._not_before - time.monotonic())
-        try:
-            await asyncio.wait_for(self._wake.wait(), delay)
-        except TimeoutError:
-            return
-        self._wake.clear()
 
 
 def _in_order(members: list[Member]) -> list[str]:
     return list(dict.fromkeys(member.place.node_id for member in members))
 
 
-def _nodes(gang: Gang) -> list[dict[str, Any]]:
-    nodes: dict[str, dict[str, Any]] = {}
-    for rank, (member, environment) in enumerate(zip(gang.members, gang.environments, strict=False)):
-        node = nodes.setdefault(
-            member.place.node_id,
-            {"node_id": member.place.node_id, "ip": member.place.ip, "leader": False, "ranks": []},
-        )
-        node["leader"] = node["leader"] or member.slot.is_leaders
-        node["ranks"].append(
-            {
-                "rank": rank,
-                "pid": member.place.pid,
-                "attention": member.attention,
-                "environment": environment,
-            }
-        )
-    return list(nodes.values())
+def _nodes(members: list[Member]) -> list[GangNode]:
+    ranks: dict[str, list[GangRank]] = {}
+    for number, member in enumerate(members):
+        rank = GangRank(rank=number, pid=member.place.pid, attention=member.attention, environment=member.environment)
+        ranks.setdefault(member.place.node_id, []).append(rank)
+    ips = {member.place.node_id: member.place.ip for member in members}
+    home = {member.place.node_id for member in members if member.slot.is_leaders}
+    return [GangNode(node_id=node, ip=ips[node], leader=node in home, ranks=found) for node, found in ranks.items()]

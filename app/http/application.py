@@ -17,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.media import images
+from app.tasks.gang_state import GangState
 from app.tasks.store import StoreUnavailableError, Task, TaskStatus
+from app.tasks.task_config import TaskConfig
 
 MAX_BODY_BYTES = 64 * 1024
 """The most that a request takes beside its image."""
@@ -80,40 +82,26 @@ class TaskPage(BaseModel):
     cursor: str | None = Field(description="Give it back to see the next page; null on the last one.")
 
 
-class GangView(BaseModel):
-    """One gang, as its leader last said."""
-
-    id: str
-    cluster: str
-    pid: int
-    task_id: str | None
-    wanted: int
-    have: int
-    phase: str
-    message: str
-    nodes: list[dict[str, Any]]
-
-
 class Readiness(BaseModel):
     """Whether a task that is submitted now would be run."""
 
     ready: bool
     cluster: str
     message: str
-    gangs: list[GangView]
+    gangs: list[GangState]
 
 
 def view(task: Task) -> TaskView:
     """Return what a client sees of ``task``."""
     url = f"/generate/{task.task_id}"
-    shown = dict(task.config)
-    if shown.get("image"):
-        shown["image"] = {name: shown["image"][name] for name in ImageView.model_fields}
+    config = task.config
+    shown = config.model_dump(include=set(TaskConfig.model_fields))
+    shown["image"] = ImageView.model_validate(config.image, from_attributes=True) if config.image else None
     return TaskView(
         **shown,
         task_id=task.task_id,
         status=task.status,
-        progress=Progress(step=task.step, steps=task.steps or task.config["num_inference_steps"]),
+        progress=Progress(step=task.step, steps=task.steps or config.num_inference_steps),
         attempt=task.attempt,
         created_at=_time(task.created_at),
         started_at=_time(task.started_at) if task.started_at else None,

@@ -15,14 +15,16 @@ from starlette.exceptions import HTTPException
 
 from app import runtime
 from app.config import AppArgs, Environment
-from app.http.application import SUBMIT_PATH, GangView, Readiness, TaskPage, TaskView, create_api, view
+from app.http.application import SUBMIT_PATH, Readiness, TaskPage, TaskView, create_api, view
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.http.request_body import BODY_DOCUMENTATION, submitted
 from app.media import images
 from app.media.storage import Storage, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
+from app.tasks.gang_state import GangState
 from app.tasks.store import StoreUnavailableError, Submission, Task, TaskStatus
+from app.tasks.task_config import TaskImage
 
 _log = logging.getLogger(__name__)
 api = create_api()
@@ -125,19 +127,17 @@ class APIEntrypoint:
     @api.get("/readyz", responses={503: {"model": Readiness}})
     async def readyz(self, response: Response) -> Readiness:
         """Say whether a task would run now, and how each gang of this cluster is."""
-        gangs: list[dict[str, Any]] = []
+        gangs: list[GangState] = []
         message = ""
         try:
             gangs = await self._store.gangs(self._cluster)
         except StoreUnavailableError:
             message = "the task store (Redis) does not answer"
-        ready = any(gang["have"] for gang in gangs)
+        ready = any(gang.have for gang in gangs)
         if not ready:
             response.status_code = 503
-            message = message or (gangs[0]["message"] if gangs else "no gang has started yet")
-        return Readiness(
-            ready=ready, cluster=self._cluster, message=message, gangs=[GangView(**gang) for gang in gangs]
-        )
+            message = message or (gangs[0].message if gangs else "no gang has started yet")
+        return Readiness(ready=ready, cluster=self._cluster, message=message, gangs=gangs)
 
     async def __del__(self) -> None:
         if hasattr(self, "_dispatcher"):
@@ -152,17 +152,17 @@ class APIEntrypoint:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
             raise InvalidRequestError("image", str(error)) from None
-        config = request.complete(self._model, facts)
-        path = config["image"]["path"] = new_image_path(task_id)
+        image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
+        config = request.complete(self._model, image)
         try:
-            await asyncio.to_thread(self._storage.write, request.image, path)
+            await asyncio.to_thread(self._storage.write, request.image, image.path)
         except OSError as error:
             _log.warning("the image of task %s could not be stored: %s", task_id, error)
             raise HTTPException(503, "the storage does not take the image; try again", {"Retry-After": "5"}) from None
-        submission = await self._store.submit(task_id, request.body(facts), config)
-        kept = submission.task.config["image"]["path"] if submission.task else None
-        if kept != path:
-            await asyncio.to_thread(self._storage.withdraw, path)
+        submission = await self._store.submit(task_id, request.body(image), config)
+        kept = submission.task.config.image if submission.task else None
+        if kept is None or kept.path != image.path:
+            await asyncio.to_thread(self._storage.withdraw, image.path)
         return submission
 
     async def _deliver(self, task_config: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from app.media import images
-from app.media.images import ImageFacts
 from app.model.folder import ModelFolder
+from app.tasks.task_config import TaskConfig, TaskImage
 
 TASK_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
 MAX_SIDE = 4096
@@ -67,27 +67,26 @@ class GenerateRequest(BaseModel):
         json_schema_extra={"format": "byte"},
     )
 
-    def body(self, image: ImageFacts | None = None) -> dict[str, Any]:
+    def body(self, image: TaskImage | None = None) -> dict[str, Any]:
         """Return what the client itself said, by which a repetition is recognised; an image counts by its content."""
         said = self.model_dump(exclude_unset=True, exclude={"task_id", "image"})
         return said | ({"image": image.sha256} if image else {})
 
-    def complete(self, model: ModelFolder, image: ImageFacts | None = None) -> dict[str, Any]:
-        """Return the task config: every field with a value, checked against the model.
+    def complete(self, model: ModelFolder, image: TaskImage | None = None) -> TaskConfig:
+        """Return the task's config: every field with a value, checked against the model.
 
         Args:
-            model: what will run it.
-            image: the facts of the request's image, if it has one.
+            model: the model that will run it.
+            image: the request's image and the path under which it will be stored, if it has one.
 
         Raises:
             InvalidRequestError: names the field, what was found and what is allowed.
         """
         _check_image_use(model, image)
         config = model.defaults.model_dump() | self.model_dump(exclude_none=True, exclude={"task_id", "image"})
-        config["image"] = image.as_dict() if image else None
         if image and self.width is None and self.height is None:
             area = config["width"] * config["height"]
-            config["width"], config["height"] = images.sides_like(image, area, model.side_multiple)
+            config["width"], config["height"] = images.sides_like(image.width, image.height, area, model.side_multiple)
         config.setdefault("seed", secrets.randbelow(2**63))
         for side in ("width", "height"):
             if config[side] % model.side_multiple:
@@ -105,10 +104,10 @@ class GenerateRequest(BaseModel):
             if self.guidance_scale_2 is not None:
                 raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
             config["guidance_scale_2"] = None
-        return config
+        return TaskConfig(**config, image=image)
 
 
-def _check_image_use(model: ModelFolder, image: ImageFacts | None) -> None:
+def _check_image_use(model: ModelFolder, image: TaskImage | None) -> None:
     if image and model.image == "none":
         raise InvalidRequestError(
             "image",

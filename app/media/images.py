@@ -101,8 +101,8 @@ def grey(width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def sides_like(image: ImageFacts, area: int, multiple: int) -> tuple[int, int]:
-    """Return a width and a height in the image's proportions, of about ``area`` pixels; ``multiple`` divides both."""
-    height = (area * image.height / image.width) ** 0.5
-    width, height = (max(multiple, int(side) // multiple * multiple) for side in (area / height, height))
-    return width, height
+def sides_like(width: int, height: int, area: int, multiple: int) -> tuple[int, int]:
+    """Return a width and a height in the proportions of these, of about ``area`` pixels; ``multiple`` divides both."""
+    high = (area * height / width) ** 0.5
+    wide, high = (max(multiple, int(side) // multiple * multiple) for side in (area / high, high))
+    return wide, high

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError
 
 from app.config import ConfigError, StrictModel, explain
+from app.tasks.task_config import TaskConfig
 
 OWN_CONFIG = "wan22.json"
 """This project's own file in a model folder; its ``defaults`` beat those of the model's kind."""
@@ -70,6 +71,10 @@ class ModelFolder:
     def side_multiple(self) -> int:
         """Width and height must be a multiple of this many pixels (and of 16)."""
         return max(16, self.spatial_scale * self.patch[1], self.spatial_scale * self.patch[2])
+
+    def default_task(self, **changes: Any) -> TaskConfig:
+        """Return the task of a request that gives nothing but ``changes``; without them, its seed is 0."""
+        return TaskConfig(**self.defaults.model_dump() | {"seed": 0, "image": None} | changes)
 
     def latent_frames(self, num_frames: int) -> int:
         """Return the latent frames of a video of ``num_frames``."""

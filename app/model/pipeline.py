@@ -20,6 +20,7 @@ from app.model.folder import ModelFolder, resolve, unreadable
 from app.model.meta import rank_dtypes
 from app.model.transformer_parallel import Parallelism
 from app.plan import Plan, request_plan
+from app.tasks.task_config import TaskConfig
 
 _log = logging.getLogger(__name__)
 
@@ -76,10 +77,10 @@ class Pipeline:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def plan(self, config: dict[str, Any]) -> Plan:
+    def plan(self, config: TaskConfig) -> Plan:
         """Return how this process group splits the request."""
-        tokens = self.model.tokens(config["width"], config["height"], config["num_frames"])
-        return request_plan(dist.get_world_size(), self.model.heads, tokens, config["guidance_scale"] > 1)
+        tokens = self.model.tokens(config.width, config.height, config.num_frames)
+        return request_plan(dist.get_world_size(), self.model.heads, tokens, config.guided)
 
     def share(self, make: Callable[[], bytes]) -> bytes:
         """Return on every rank what rank 0's ``make`` returns, or raise on every rank what it raises.
@@ -98,14 +99,14 @@ class Pipeline:
         return bytes(box[0])
 
     def generate(
-        self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None = None
+        self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None = None
     ) -> NDArray[np.uint8] | None:
         """Run one request as ``stream`` does; return all its frames on rank 0, None on the others."""
         found = self.stream(config, on_step, image)
         return None if found is None else np.concatenate(list(found))
 
     def stream(
-        self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None = None
+        self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None = None
     ) -> Iterator[NDArray[np.uint8]] | None:
         """Run one request; every rank of the group calls this with the same config.
 
@@ -150,12 +151,12 @@ class Pipeline:
         if not self._compiled:
             return
         defaults = self.model.defaults
-        config = defaults.model_dump() | {"num_inference_steps": 2, "seed": 0}
+        config = self.model.default_task(num_inference_steps=2)
         image = grey(defaults.width, defaults.height) if self.model.image == "required" else None
         self.generate(config, lambda _: True, image)
 
     @torch.inference_mode()
-    def _denoise(self, config: dict[str, Any], on_step: Callable[[int], bool], image: bytes | None) -> torch.Tensor:
+    def _denoise(self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None) -> torch.Tensor:
         if self._parallelism is None:
             raise RuntimeError("the rank has no process group: join comes before generate")
         self._parallelism.apply(self.plan(config), self._transformers)
@@ -168,16 +169,16 @@ class Pipeline:
                 raise CancelledError
             return tensors
 
-        fields = ("prompt", "negative_prompt", "width", "height", "num_frames", "num_inference_steps", "guidance_scale")
-        arguments = {name: config[name] for name in fields}
+        fields = {"prompt", "negative_prompt", "width", "height", "num_frames", "num_inference_steps", "guidance_scale"}
+        arguments = config.model_dump(include=fields)
         if self.model.two_experts:
-            arguments["guidance_scale_2"] = config["guidance_scale_2"]
+            arguments["guidance_scale_2"] = config.guidance_scale_2
         if image is not None:
-            arguments["image"] = fitted(image, config["width"], config["height"])
+            arguments["image"] = fitted(image, config.width, config.height)
         result = self._pipeline_for(image is not None)(
             **arguments,
             # A CPU generator gives the same noise on every rank and every kind of device.
-            generator=torch.Generator("cpu").manual_seed(config["seed"]),
+            generator=torch.Generator("cpu").manual_seed(config.seed),
             callback_on_step_end=step_end,
             output_type="latent",
         )

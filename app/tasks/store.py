@@ -21,6 +21,8 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, LockError, RedisError, TimeoutError
 
 from app.tasks import scripts
+from app.tasks.gang_state import GangState
+from app.tasks.task_config import TaskConfig
 
 PREFIX = "wan22:"
 _CONNECTIONS = 50
@@ -60,7 +62,7 @@ class Task:
 
     task_id: str
     status: TaskStatus
-    config: dict[str, Any]
+    config: TaskConfig
     sequence: int
     attempt: int
     step: int
@@ -77,7 +79,7 @@ class Task:
         return cls(
             task_id=fields["task_id"],
             status=TaskStatus(fields["status"]),
-            config=json.loads(fields["config"]),
+            config=TaskConfig.model_validate_json(fields["config"]),
             sequence=int(fields["seq"]),
             attempt=int(fields["attempt"]),
             step=int(fields["step"]),
@@ -104,7 +106,7 @@ class Started:
 
     task_id: str
     attempt: int
-    config: dict[str, Any]
+    config: TaskConfig
 
 
 class TaskStore:
@@ -159,7 +161,7 @@ class TaskStore:
 
     # Clients
 
-    async def submit(self, task_id: str, body: Mapping[str, Any], config: Mapping[str, Any]) -> Submission:
+    async def submit(self, task_id: str, body: Mapping[str, Any], config: TaskConfig) -> Submission:
         """Accept a task once.
 
         Args:
@@ -168,7 +170,7 @@ class TaskStore:
             config: the complete request, which the gang will run.
         """
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        text = json.dumps(config, ensure_ascii=False, sort_keys=True)
+        text = json.dumps(config.model_dump(), ensure_ascii=False, sort_keys=True)
         outcome = await self._run("submit", task_id, digest, text, time.time(), self._max_queued)
         task = await self.get(task_id) if outcome in ("created", "exists") else None
         return Submission(outcome, task)
@@ -237,7 +239,7 @@ class TaskStore:
         """
         reply = await self._run("start", task_id, cluster, holder, self._lease_ms, time.time(), steps)
         if reply[0] == "started":
-            return Started(task_id, int(reply[1]), json.loads(reply[2]))
+            return Started(task_id, int(reply[1]), TaskConfig.model_validate_json(reply[2]))
         return None if reply[0] == "unknown" else TaskStatus(reply[0])
 
     async def beat(self, attempt: Started, step: int) -> Literal["ok", "cancel", "lost"]:
@@ -271,22 +273,21 @@ class TaskStore:
 
     # Gangs and releases
 
-    async def publish_gang(
-        self, cluster: str, gang: str, state: Mapping[str, Any], *, serving: bool, ttl_seconds: float
-    ) -> None:
-        """Say that ``gang`` lives and what its state is; ``serving`` gangs are counted by ``take``."""
-        text = json.dumps(state, sort_keys=True)
-        await self._run("publish_gang", cluster, gang, text, int(serving), int(ttl_seconds * 1000))
+    async def publish_gang(self, state: GangState, *, serving: bool, ttl_seconds: float) -> None:
+        """Report that a gang lives and its state, for ``ttl_seconds``; ``take`` counts the ``serving`` gangs."""
+        await self._run(
+            "publish_gang", state.cluster, state.id, state.model_dump_json(), int(serving), int(ttl_seconds * 1000)
+        )
 
     async def retire_gang(self, cluster: str, gang: str) -> None:
         await self._run("retire_gang", cluster, gang)
 
-    async def gangs(self, cluster: str) -> list[dict[str, Any]]:
+    async def gangs(self, cluster: str) -> list[GangState]:
         """Return the published state of every live gang of ``cluster``, ordered by name."""
         with _unavailable():
             names = sorted(await cast("Awaitable[list[str]]", self._redis.zrange(f"{PREFIX}members:{cluster}", 0, -1)))
             states = await self._redis.mget([f"{PREFIX}gang:{name}" for name in names]) if names else []
-        return [json.loads(state) for state in states if state]
+        return [GangState.model_validate_json(state) for state in states if state]
 
     async def keep_epoch(self, cluster: str, *, complete: bool, ttl_seconds: float) -> int:
         """Keep the release in ``cluster`` alive while it has a serving gang; return its epoch, 0 before it has one."""

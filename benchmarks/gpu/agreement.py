@@ -74,8 +74,10 @@ def _rank(rank: int, cases: Sequence[Case]) -> None:
 def _make(rank: int, device: torch.device, name: str, ranks: int, port: int) -> tuple[str, dict[str, Any]]:
     pipeline = Pipeline(str(local_model()), device, ModelOptions(**OPTIONS[name]), ranks)
     pipeline.join(dist.TCPStore("127.0.0.1", port, ranks, rank == 0), rank, ranks, timedelta(minutes=1))
-    defaults = pipeline.model.defaults.model_dump()
-    videos = {key: pipeline.generate(defaults | request, lambda _: True) for key, request in REQUESTS.items()}
+    videos = {
+        key: pipeline.generate(pipeline.model.default_task(**request), lambda _: True)
+        for key, request in REQUESTS.items()
+    }
     pipeline.leave()
     return pipeline.attention, videos
 

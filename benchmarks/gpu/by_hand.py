@@ -49,16 +49,15 @@ def same(folder: str, device: torch.device) -> Make:
     pipeline = Pipeline(folder, device, ranks=_world())
     store, _, _ = next(rendezvous("env://"))
     pipeline.join(store, _rank(), _world(), timedelta(minutes=10))
-    defaults = pipeline.model.defaults.model_dump()
 
     def make(request: dict[str, Any], file: Path, step_ended: Callable[[], None]) -> None:
         def go_on(_: int) -> bool:
             step_ended()
             return True
 
-        pieces = pipeline.stream(defaults | request, go_on)
+        pieces = pipeline.stream(pipeline.model.default_task(**request), go_on)
         if pieces is not None:
-            write_mp4_as_made(pieces, defaults["fps"], file)
+            write_mp4_as_made(pieces, pipeline.model.defaults.fps, file)
 
     return make
 

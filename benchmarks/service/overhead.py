@@ -99,7 +99,7 @@ def _torchrun_rank() -> None:
     pipeline = Pipeline(os.environ["MODEL_PATH"], torch.device("cpu"))
     store, _, _ = next(rendezvous("env://"))
     pipeline.join(store, rank, world, timedelta(seconds=60))
-    config = pipeline.model.defaults.model_dump() | CONFIG
+    config = pipeline.model.default_task(**CONFIG)
     times = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(TASKS + 1):
@@ -107,7 +107,7 @@ def _torchrun_rank() -> None:
             began = time.monotonic()
             frames = pipeline.generate(config, lambda _: True)
             if frames is not None:
-                write_mp4(frames, config["fps"], Path(folder, f"{number}.mp4"))
+                write_mp4(frames, config.fps, Path(folder, f"{number}.mp4"))
             times.append(time.monotonic() - began)
     pipeline.leave()
     if rank == 0:

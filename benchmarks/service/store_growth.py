@@ -10,6 +10,7 @@ import redis
 
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.store import TaskStatus, TaskStore
+from testing.records import gang_state, task_config
 from testing.waiting import until
 
 SIZES = (100, 1_000, 10_000, 100_000)
@@ -27,7 +28,7 @@ async def _measure(server: EmbeddedRedis) -> list[dict[str, Any]]:
         # Filling is not what is measured; the append-only file is written all the same.
         client.config_set("appendfsync", "no")
         store = TaskStore.connect(server.url, max_queued_tasks=10**9)
-        await store.publish_gang("bench", "gang", {}, serving=True, ttl_seconds=3600)
+        await store.publish_gang(gang_state("gang", "bench"), serving=True, ttl_seconds=3600)
         rows, stored = [], 0
         for size in SIZES:
             while stored < size:
@@ -46,7 +47,7 @@ async def _measure(server: EmbeddedRedis) -> list[dict[str, Any]]:
     return rows
 
 
-_CONFIG = {"prompt": "a red circle moves right over a blue ground", "num_inference_steps": 40, "seed": 1}
+_CONFIG = task_config()
 
 
 async def _calls(store: TaskStore, size: int) -> dict[str, float]:

@@ -1,10 +1,25 @@
-"""The order of ranks and their rendezvous; what needs real ranks is tested on the running service."""
+"""The order of ranks, their rendezvous, and what the answers of ranks mean. tests/service runs real ranks."""
 
 from typing import Any, cast
 
-from app.gang.gang import Member, RankSettings, node_by_node, rendezvous_of
+import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+
+from app.config import ConfigError
+from app.gang.gang import (
+    Gang,
+    GangBrokenError,
+    Member,
+    Outcome,
+    RankSettings,
+    Timeouts,
+    failure_of_call,
+    failure_of_task,
+    node_by_node,
+    rendezvous_of,
+)
 from app.gang.placement import Slot
-from app.gang.rank import RankPlace
+from app.gang.rank import PeerLostError, RankPlace, TaskFailedError
 
 
 def member(node: str, pid: int, *, leaders: bool = False) -> Member:
@@ -37,3 +52,69 @@ def test_global_ranks_are_unique_and_local_ranks_count_on_each_node() -> None:
 def test_a_rank_reserves_a_gpu_only_where_it_computes_on_one() -> None:
     assert RankSettings("m", "s", "cuda", 1.0).bundle() == {"CPU": 1.0, "GPU": 1.0}
     assert RankSettings("m", "s", "cpu", 0.5).bundle() == {"CPU": 0.5}
+
+
+def raised(error: Exception) -> RayTaskError:
+    """Return what Ray raises for a call that raised ``error`` on its actor."""
+    return RayTaskError("generate", "traceback", error)
+
+
+DIED = ActorDiedError()
+TASK_ERROR = TaskFailedError("out_of_memory", "the GPU does not hold this request")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message"),
+    [
+        ([Outcome(0, 1), Outcome(1, error=DIED)], "rank 1 of 2 died during model loading, after 3.0 s"),
+        ([Outcome(0, late=True), Outcome(1, 1)], "rank 0 of 2 did not answer during model loading, after 3.0 s"),
+        (
+            [Outcome(0, error=raised(RuntimeError("no route\nto host"))), Outcome(1, late=True)],
+            "rank 0 of 2 failed during model loading, after 3.0 s: RuntimeError: no route",
+        ),
+        (
+            [Outcome(0, error=raised(RuntimeError("connection reset"))), Outcome(1, error=DIED)],
+            "rank 1 of 2 died during model loading, after 3.0 s",
+        ),
+        (
+            [Outcome(0, error=OutOfMemoryError("memory on the node was low")), Outcome(1, 1)],
+            "rank 0 of 2 died during model loading, after 3.0 s",
+        ),
+    ],
+)
+def test_a_call_names_the_rank_that_broke_the_gang(outcomes: list[Outcome], message: str) -> None:
+    error = failure_of_call(outcomes, "model loading", 3.0)
+    assert isinstance(error, GangBrokenError)
+    assert str(error).startswith(message)
+
+
+def test_a_call_that_all_answer_has_no_error_and_a_mistake_of_the_user_is_passed_on() -> None:
+    assert failure_of_call([Outcome(0, "native"), Outcome(1, "native")], "model loading", 3.0) is None
+    mistake = ConfigError("MODEL_PATH: it does not exist")
+    assert failure_of_call([Outcome(0, late=True), Outcome(1, error=mistake)], "model loading", 3.0) is mistake
+
+
+def test_a_task_that_fails_on_all_ranks_leaves_the_gang_fit() -> None:
+    assert failure_of_task([Outcome(0, error=TASK_ERROR), Outcome(1, error=TASK_ERROR)], 9.0) is TASK_ERROR
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "what", "rank", "task_error"),
+    [
+        ([Outcome(0, error=TASK_ERROR), Outcome(1, late=True)], "failed", 0, TASK_ERROR),
+        ([Outcome(0, error=raised(PeerLostError("reset"))), Outcome(1, error=DIED)], "died", 1, None),
+        ([Outcome(0, "a/1.mp4"), Outcome(1, error=raised(PeerLostError("reset")))], "failed", 1, None),
+        ([Outcome(0, error=TASK_ERROR), Outcome(1, error=raised(PeerLostError("reset")))], "failed", 1, TASK_ERROR),
+    ],
+)
+def test_a_task_that_fails_on_some_ranks_breaks_the_gang(
+    outcomes: list[Outcome], what: str, rank: int, task_error: TaskFailedError | None
+) -> None:
+    error = failure_of_task(outcomes, 9.0)
+    assert isinstance(error, GangBrokenError)
+    assert (error.what, error.rank, error.ranks, error.task_error) == (what, rank, 2, task_error)
+
+
+async def test_a_gang_without_ranks_answers_a_probe_with_nobody() -> None:
+    gang = Gang(RankSettings("m", "s", "cpu", 0.5), Timeouts(1, 1, 1))
+    assert await gang.states() == []

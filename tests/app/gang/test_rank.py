@@ -1,11 +1,20 @@
-"""What a rank is told and which device it takes; no GPU is needed to check either."""
+"""A rank's rendezvous, device and errors, and that it runs every field of a request. No GPU is needed."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from app.config import ConfigError
-from app.gang.rank import PeerLostError, Rendezvous, TaskFailedError, _translated, device_index
+from app.gang.rank import PeerLostError, Rank, Rendezvous, TaskFailedError, _translated, device_index
+from app.http.generate_request import GenerateRequest
+from app.tasks.task_config import TaskConfig, TaskImage
+from testing.ports import free_port
+from testing.rank_pool import RankPool
+from testing.records import task_config
+from tests.app.media.pictures import encoded
 
 
 def test_every_rank_gets_all_five_rendezvous_variables() -> None:
@@ -60,3 +69,49 @@ def test_a_rank_that_ran_out_of_memory_alone_says_what_helps() -> None:
     assert isinstance(told, PeerLostError)
     assert str(told).startswith("rank 1 failed to decode: OutOfMemoryError: CUDA out of memory; ask for fewer frames")
     assert str(told).endswith("set offload_weights to always")
+
+
+CHANGES: dict[str, Any] = {
+    "prompt": "a blue square",
+    "negative_prompt": "a green triangle",
+    "width": 48,
+    "height": 48,
+    "num_frames": 5,
+    "num_inference_steps": 3,
+    "guidance_scale": 2.0,
+    "guidance_scale_2": 6.0,
+    "seed": 2,
+    "fps": 4,
+    "image": "other.png",
+}
+"""For each field of a request, a value other than the one in ``task_config``."""
+
+
+def _videos(_: int, port: int, folder: str, videos: Path, configs: list[TaskConfig]) -> list[bytes]:
+    rank = Rank(folder, videos.as_uri(), "cpu")
+    rank.load(1)
+    rank._store = dist.TCPStore("127.0.0.1", port, 1, is_master=True)
+    rank.join(Rendezvous(0, 1, 0, "127.0.0.1", port), 60)
+    try:
+        paths = [rank.generate(config, f"{number}.mp4") for number, config in enumerate(configs)]
+    finally:
+        rank.leave()
+    return [(videos / str(path)).read_bytes() for path in paths]
+
+
+def test_every_field_of_a_request_reaches_the_video(rank_pool: RankPool, image_model: Path, tmp_path: Path) -> None:
+    assert set(CHANGES) == set(GenerateRequest.model_fields) - {"task_id"} == set(TaskConfig.model_fields)
+    pictures = {}
+    for name, color in (("first.png", "red"), ("other.png", "blue")):
+        (tmp_path / name).write_bytes(encoded("PNG", color=color))
+        pictures[name] = TaskImage(sha256=name, format="PNG", width=80, height=40, bytes=1, path=name)
+    base = task_config(image=pictures["first.png"])
+    changed = [
+        base.model_copy(update={name: pictures.get(value, value) if name == "image" else value})
+        for name, value in CHANGES.items()
+    ]
+    configs = [base, base, *changed]
+    first, again, *videos = rank_pool.call(1, _videos, free_port(), str(image_model), tmp_path, configs)[0]
+    assert first == again, "the same request makes the same video, so that a difference means something"
+    ignored = [name for name, video in zip(CHANGES, videos, strict=True) if video == first]
+    assert not ignored, "these fields are accepted and change nothing"

@@ -16,8 +16,8 @@ def model(tiny_model: Path) -> ModelFolder:
 
 def test_a_bare_task_id_gets_the_models_defaults(model: ModelFolder) -> None:
     config = GenerateRequest(task_id="test123").complete(model)
-    assert (config["width"], config["num_frames"], config["num_inference_steps"]) == (64, 9, 4)
-    assert 0 <= config["seed"] < 2**63
+    assert (config.width, config.num_frames, config.num_inference_steps) == (64, 9, 4)
+    assert 0 <= config.seed < 2**63
 
 
 def test_what_the_client_said_is_kept_apart_from_what_was_filled_in(model: ModelFolder) -> None:
@@ -49,7 +49,7 @@ def test_a_field_out_of_bounds_is_refused(fields: dict[str, object]) -> None:
 
 
 def test_at_least_fifty_steps_are_allowed(model: ModelFolder) -> None:
-    assert GenerateRequest(num_inference_steps=50).complete(model)["num_inference_steps"] == 50
+    assert GenerateRequest(num_inference_steps=50).complete(model).num_inference_steps == 50
 
 
 def test_frames_that_the_model_cannot_make_are_told_the_nearest_it_can(model: ModelFolder) -> None:
@@ -63,7 +63,7 @@ def test_guidance_of_a_second_expert_needs_one(model: ModelFolder, two_expert_mo
     with pytest.raises(InvalidRequestError, match="guidance_scale_2: This model has no second expert"):
         GenerateRequest(guidance_scale_2=3.0).complete(model)
     other = ModelFolder.read(str(two_expert_model))
-    assert GenerateRequest(guidance_scale_2=3.0).complete(other)["guidance_scale_2"] == 3.0
+    assert GenerateRequest(guidance_scale_2=3.0).complete(other).guidance_scale_2 == 3.0
 
 
 def test_dots_alone_are_no_way_out_of_the_storage() -> None:

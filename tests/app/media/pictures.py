@@ -8,9 +8,12 @@ from typing import Any
 from PIL import Image
 
 
-def encoded(kind: str, size: tuple[int, int] = (80, 40), mode: str = "RGB", **options: Any) -> bytes:
+def encoded(
+    kind: str, size: tuple[int, int] = (80, 40), mode: str = "RGB", color: str = "red", **options: Any
+) -> bytes:
+    """Return a picture of one colour (black in other modes than RGB) in the format ``kind``."""
     file = io.BytesIO()
-    Image.new(mode, size, "red" if mode == "RGB" else 0).save(file, kind, **options)
+    Image.new(mode, size, color if mode == "RGB" else 0).save(file, kind, **options)
     return file.getvalue()
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.media import images
 from app.model.folder import ModelFolder
+from app.tasks.task_config import TaskImage
 from tests.app.media.pictures import encoded, png_header
 
 
@@ -77,13 +78,13 @@ def test_a_string_that_is_no_image_is_refused(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def facts() -> images.ImageFacts:
-    return images.inspect(encoded("PNG", (200, 100)))
+def image() -> TaskImage:
+    return TaskImage(**images.inspect(encoded("PNG", (200, 100))).as_dict(), path="a/image")
 
 
-def test_a_text_model_refuses_an_image_by_name(tiny_model: Path, facts: images.ImageFacts) -> None:
+def test_a_text_model_refuses_an_image_by_name(tiny_model: Path, image: TaskImage) -> None:
     with pytest.raises(InvalidRequestError, match=r"image: This model .* text alone \(WanPipeline; found a PNG of 200"):
-        GenerateRequest().complete(ModelFolder.read(str(tiny_model)), facts)
+        GenerateRequest().complete(ModelFolder.read(str(tiny_model)), image)
 
 
 def test_an_image_model_asks_for_its_image(image_model: Path) -> None:
@@ -91,24 +92,22 @@ def test_an_image_model_asks_for_its_image(image_model: Path) -> None:
         GenerateRequest().complete(ModelFolder.read(str(image_model)))
 
 
-def test_a_model_for_both_takes_either(text_or_image_model: Path, facts: images.ImageFacts) -> None:
+def test_a_model_for_both_takes_either(text_or_image_model: Path, image: TaskImage) -> None:
     model = ModelFolder.read(str(text_or_image_model))
-    assert GenerateRequest().complete(model)["image"] is None
-    assert GenerateRequest().complete(model, facts)["image"]["sha256"] == facts.sha256
+    assert GenerateRequest().complete(model).image is None
+    assert GenerateRequest().complete(model, image).image == image
 
 
-def test_a_video_takes_the_pictures_proportions_unless_a_side_is_given(
-    image_model: Path, facts: images.ImageFacts
-) -> None:
+def test_a_video_takes_the_pictures_proportions_unless_a_side_is_given(image_model: Path, image: TaskImage) -> None:
     model = ModelFolder.read(str(image_model))
-    config = GenerateRequest().complete(model, facts)
-    assert (config["width"], config["height"]) == (80, 32)  # of about 64 x 64 pixels, in steps of 16
-    config = GenerateRequest(width=64).complete(model, facts)
-    assert (config["width"], config["height"]) == (64, 64)
+    config = GenerateRequest().complete(model, image)
+    assert (config.width, config.height) == (80, 32)  # of about 64 x 64 pixels, in steps of 16
+    config = GenerateRequest(width=64).complete(model, image)
+    assert (config.width, config.height) == (64, 64)
 
 
-def test_an_image_counts_by_its_content(facts: images.ImageFacts) -> None:
+def test_an_image_counts_by_its_content(image: TaskImage) -> None:
     content = encoded("PNG", (200, 100))
     as_text = GenerateRequest.model_validate({"image": base64.b64encode(content).decode(), "fps": 8})
     as_file = GenerateRequest.model_validate({"image": content, "fps": "8"})
-    assert as_text.body(facts) == as_file.body(facts) == {"fps": 8, "image": facts.sha256}
+    assert as_text.body(image) == as_file.body(image) == {"fps": 8, "image": image.sha256}

@@ -51,10 +51,11 @@ def make(
     pipeline.join(store, rank, ranks, timedelta(seconds=60))
     results: list[tuple[Frames | None, int]] = []
     for request in requests:
-        request = pipeline.model.defaults.model_dump() | SCENE | request
+        stop_at = request.get("stop_at", -1)
+        task = pipeline.model.default_task(**SCENE | {name: one for name, one in request.items() if name != "stop_at"})
         computed = 0
         try:
-            frames = pipeline.generate(request, functools.partial(operator.ne, request.get("stop_at", -1)))
+            frames = pipeline.generate(task, functools.partial(operator.ne, stop_at))
         except CancelledError:
             frames = None
         results.append((frames, computed))

@@ -38,7 +38,7 @@ def offloaded(folder: Path) -> Iterator[Pipeline]:
 
 
 def run(pipeline: Pipeline) -> None:
-    pipeline.generate(pipeline.model.defaults.model_dump() | SCENE | GUIDED, lambda _: True)
+    pipeline.generate(pipeline.model.default_task(**SCENE | GUIDED), lambda _: True)
 
 
 @pytest.mark.parametrize("options", [{}, {"fp8_linear": True}, CACHED], ids=["plain", "fp8", "cached"])

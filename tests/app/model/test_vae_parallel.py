@@ -87,7 +87,7 @@ def _together() -> Any:
 def _break_and_repeat(rank: int, ports: list[int], folder: str) -> list[Any]:
     """Return the frames of three groups, in the second of which rank 1 fails to decode."""
     pipeline = loaded(folder)
-    config = pipeline.model.defaults.model_dump() | {"seed": 7}
+    config = pipeline.model.default_task(seed=7)
     results: list[Any] = []
     for port, broken in zip(ports, (False, True, False), strict=True):
         pipeline.join(dist.TCPStore("127.0.0.1", port, 2, rank == 0), rank, 2, timedelta(seconds=10))
@@ -135,7 +135,7 @@ def _two_videos(rank: int, port: int, folder: str, storage: str, write: Callable
     try:
         with _together():
             for path, written in (("first.mp4", write), ("second.mp4", None)):
-                config = loaded(folder).model.defaults.model_dump() | {"seed": 7}
+                config = loaded(folder).model.default_task(seed=7)
                 with mock.patch("app.media.mp4.write_mp4_as_made", written) if written else _together():
                     try:
                         said.append(worker.generate(config, path))

@@ -10,6 +10,7 @@ import pytest
 
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.store import MOST_DEATHS, PREFIX, Started, StoreUnavailableError, TaskError, TaskStatus, TaskStore
+from testing.records import gang_state, task_config
 from testing.waiting import until
 
 CLUSTER = "this-cluster"
@@ -17,12 +18,12 @@ CLUSTER = "this-cluster"
 
 async def submit(store: TaskStore, *names: str) -> None:
     for name in names:
-        assert (await store.submit(name, {}, {"num_inference_steps": 4})).outcome == "created"
+        assert (await store.submit(name, {}, task_config())).outcome == "created"
 
 
 async def gangs(store: TaskStore, count: int, cluster: str = CLUSTER, ttl: float = 30) -> None:
     for number in range(count):
-        await store.publish_gang(cluster, f"{cluster}-{number}", {"n": number}, serving=True, ttl_seconds=ttl)
+        await store.publish_gang(gang_state(f"{cluster}-{number}", cluster), serving=True, ttl_seconds=ttl)
 
 
 async def take(store: TaskStore, cluster: str = CLUSTER, holder: str = "dispatcher") -> str | None:
@@ -61,21 +62,21 @@ async def status(store: TaskStore, task_id: str) -> TaskStatus:
 
 
 async def test_the_same_body_finds_the_same_task(store: TaskStore) -> None:
-    first = await store.submit("a", {"prompt": "x"}, {"prompt": "x", "seed": 1})
-    again = await store.submit("a", {"prompt": "x"}, {"prompt": "x", "seed": 2})
+    first = await store.submit("a", {"prompt": "x"}, task_config(seed=1))
+    again = await store.submit("a", {"prompt": "x"}, task_config(seed=2))
     assert (first.outcome, again.outcome) == ("created", "exists")
     assert again.task is not None
-    assert again.task.config["seed"] == 1
+    assert again.task.config.seed == 1
 
 
 async def test_another_body_under_the_same_name_is_a_conflict(store: TaskStore) -> None:
-    await store.submit("a", {"prompt": "x"}, {})
-    assert (await store.submit("a", {"prompt": "y"}, {})).outcome == "conflict"
+    await store.submit("a", {"prompt": "x"}, task_config())
+    assert (await store.submit("a", {"prompt": "y"}, task_config())).outcome == "conflict"
 
 
 async def test_a_burst_of_submissions_is_accepted_whole(redis_server: EmbeddedRedis, store: TaskStore) -> None:
     wide = TaskStore.connect(redis_server.url)
-    outcomes = await asyncio.gather(*(wide.submit(f"t{number}", {}, {}) for number in range(500)))
+    outcomes = await asyncio.gather(*(wide.submit(f"t{number}", {}, task_config()) for number in range(500)))
     assert {one.outcome for one in outcomes} == {"created"}
     assert len((await wide.page(limit=1000))[0]) == 500
     await wide.close()
@@ -83,8 +84,8 @@ async def test_a_burst_of_submissions_is_accepted_whole(redis_server: EmbeddedRe
 
 async def test_a_full_queue_accepts_nothing_but_repetitions(store: TaskStore) -> None:
     await submit(store, *(str(number) for number in range(50)))
-    assert (await store.submit("one more", {}, {})).outcome == "full"
-    assert (await store.submit("0", {}, {})).outcome == "exists"
+    assert (await store.submit("one more", {}, task_config())).outcome == "full"
+    assert (await store.submit("0", {}, task_config())).outcome == "exists"
 
 
 async def test_tasks_are_taken_in_order_one_for_each_gang(store: TaskStore) -> None:
@@ -300,7 +301,7 @@ async def test_every_accepted_task_survives_a_crash_of_the_server(tmp_path: Any)
     started = await start(store, "a")
     server.kill()
     with pytest.raises(StoreUnavailableError):
-        await store.submit("c", {}, {})
+        await store.submit("c", {}, task_config())
     server.start()
     assert await store.beat(started, 2) == "ok"
     await gangs(store, 2)
