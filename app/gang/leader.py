@@ -25,17 +25,17 @@ _log = logging.getLogger(__name__)
 
 _PUBLISH_SECONDS = 1.0
 _BEAT_SECONDS = 0.5
-"""Also how long after a client's cancellation the ranks hear of it."""
+"""Pause between two heartbeats; a client's cancellation reaches the ranks within this time, too."""
 
 
 class VideoGenerator:
-    """The leader: it holds no model and no GPU, so it lives on when ranks die, and keeps the tasks' leases.
+    """The leader: it holds no model and no GPU, so it outlives its ranks, and it keeps the leases of their tasks.
 
     Args:
-        args: the application's arguments, ``device`` and ``total_workers`` filled in.
+        args: the application's arguments, with ``device`` and ``total_workers`` filled in.
 
-    Where the model, the storage and Redis are it reads from its own environment: what is passed as an argument, Serve
-    writes down, and a password has no place there.
+    The locations of model, storage and Redis come from the environment: Serve writes arguments to its logs, and a Redis
+    URL may hold a password.
 
     Raises:
         ConfigError: the environment, the model folder or the storage cannot be used.
@@ -66,10 +66,10 @@ class VideoGenerator:
         self._background: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Take a new ``total_workers``. On a live gang it only records it: the supervisor does the work.
+        """Take a new ``total_workers``. The first call forms the gang; later calls only record the number for ``run``.
 
         Raises:
-            ConfigError: at the first call, which forms the gang: it cannot be formed.
+            ConfigError: at the first call, if the gang cannot be formed.
         """
         if not self._background:
             self._supervisor.record(_target(user_config))
@@ -87,15 +87,16 @@ class VideoGenerator:
             self._supervisor.refuse(str(error))
 
     async def check_health(self) -> None:
-        """Raise when the gang cannot be brought back, so that Serve starts a new replica."""
+        """Raise if the gang cannot be formed again, so that Serve starts a new replica."""
         self._supervisor.check()
 
     async def generate_task(self, task_config: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the task named ``task_config["task_id"]`` to its end, unless someone else does or did.
+        """Run the task named ``task_config["task_id"]`` to its end, unless another gang runs or ended it.
 
         Returns:
-            ``{"task_id", "status"}``: ``succeeded``, ``failed`` or ``cancelled``; ``queued`` if it has to be tried
-            again; ``running`` if another gang has it, or took it from this one; ``unknown``.
+            ``{"task_id", "status"}`` with one of ``succeeded``, ``failed`` and ``cancelled``; ``queued`` if the task has
+            to be tried again; ``running`` if another gang has it or took it from this one; ``unknown`` if Redis does
+            not have it.
 
         Raises:
             GangNotReadyError: there is no gang now; the task was not started.
@@ -117,6 +118,12 @@ class VideoGenerator:
                 self._supervisor.announce()
 
     async def _run(self, started: Started) -> str:
+        if unknown := started.config.unknown_fields:
+            named = ", ".join(unknown)
+            message = (
+                f"this release does not know the field(s) {named}, which a newer one accepted; submit the task again"
+            )
+            return await self._fail(started, TaskFailedError("unknown_fields", message))
         path = video_path(started.task_id, started.attempt)
         heartbeat = _Heartbeat(self._store, self._supervisor.gang, started, path, self._args.lease_seconds)
         try:
@@ -146,7 +153,7 @@ class VideoGenerator:
         return "failed" if kept else "running"
 
     async def _sweep(self, started: Started, keep: str | None) -> None:
-        """Delete what other attempts left behind; a lost attempt deletes its own file alone."""
+        """Delete the files of other attempts; an attempt that lost its task deletes its own file only."""
         try:
             if keep is None:
                 await asyncio.to_thread(self._storage.delete, video_path(started.task_id, started.attempt))
@@ -156,7 +163,7 @@ class VideoGenerator:
             _log.warning("task %s: files of other attempts remain: %s", started.task_id, error)
 
     async def _publish(self) -> None:
-        """Say again and again how the gang is; what stops saying so is dead."""
+        """Report the gang's state for as long as this process lives; a gang whose report expires counts as dead."""
         ttl = 3 * _PUBLISH_SECONDS
         while True:
             state = self._supervisor.report(gang_id=self._id, cluster=self._cluster, task_id=self._task_id)
@@ -174,7 +181,7 @@ class VideoGenerator:
 
 
 class _Heartbeat:
-    """Keeps an attempt's lease while its gang works, whatever the gang does, and brings it the word to stop."""
+    """Renews an attempt's lease while its gang works, and passes a cancellation on to the gang."""
 
     def __init__(self, store: TaskStore, gang: Gang, started: Started, path: str, lease_seconds: float) -> None:
         self._store = store
@@ -205,7 +212,7 @@ class _Heartbeat:
 
 
 async def _until_heard(write: Any) -> bool:
-    """Make a write to the store until Redis has answered it: a result that was computed is never dropped."""
+    """Repeat a write until Redis has answered it, so that a computed result is never dropped."""
     while True:
         try:
             return bool(await write())

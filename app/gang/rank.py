@@ -1,4 +1,4 @@
-"""One rank: a Ray actor that holds one device, the loaded model and its place in the gang's process group."""
+"""One rank: a Ray actor with one device, the loaded model and a part in the gang's process group."""
 
 import logging
 import os
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CONTROL_GROUP = "control"
-"""The Ray concurrency group of the questions that a rank answers while it works."""
+"""The Ray concurrency group of the calls that a rank answers while it computes."""
 _MORE_MEMORY = "ask for fewer frames or a smaller picture, give the gang more ranks, or set offload_weights to always"
 
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Where a rank's process runs."""
+    """The node and the process of a rank."""
 
     node_id: str
     ip: str
@@ -38,7 +38,7 @@ class RankPlace:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """One rank's part in a process group: what torch's ``env://`` convention calls RANK, WORLD_SIZE and so on."""
+    """One rank's part in a process group, as in torch's ``env://`` initialization (torch.distributed)."""
 
     rank: int
     world_size: int
@@ -47,25 +47,25 @@ class Rendezvous:
     master_port: int
 
     def environment(self) -> dict[str, str]:
-        """Return the five variables by which libraries and people find their way in the gang."""
+        """Return RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT."""
         return {name.upper(): str(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class RankState:
-    """What a rank says of itself while it works."""
+    """The work of a rank at one moment."""
 
     path: str | None
-    """The video at whose file it works."""
+    """Storage path of the video that it makes; None when idle."""
     step: int
-    """Steps of it that are done."""
+    """Finished steps of that video."""
 
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _in_control_thread(method: F) -> F:
-    """Let Ray run ``method`` beside the others, in the concurrency group that the gang gives every rank."""
+    """Let Ray run ``method`` in the control thread, so that it answers while the main thread computes."""
     return cast(F, ray.method(concurrency_group=CONTROL_GROUP)(method))
 
 
@@ -79,16 +79,16 @@ class TaskFailedError(Exception):
 
 
 class PeerLostError(Exception):
-    """A collective failed: another rank is gone, or the network between them."""
+    """A collective failed because another rank, or the network between the ranks, is gone."""
 
 
 class Rank:
-    """The process of one rank. ``state`` and ``cancel`` answer while the others work, in a thread of their own.
+    """The process of one rank. ``state`` and ``cancel`` run in the control thread and answer while it computes.
 
     Args:
         model_path: a diffusers Wan folder or hub id.
         storage_uri: where rank 0 stores videos.
-        device: what to compute on.
+        device: cuda or cpu.
         options: how to run the model.
     """
 
@@ -108,7 +108,7 @@ class Rank:
         return RankPlace(context.get_node_id(), ray.util.get_node_ip_address(), os.getpid())
 
     def load(self, ranks: int) -> str:
-        """Load the model, once, for a gang of ``ranks``; return the attention backend that it has here.
+        """Load the model once, for a gang of ``ranks``; return the attention backend that it uses.
 
         Raises:
             ConfigError: the model folder or the device cannot be used.
@@ -125,9 +125,9 @@ class Rank:
         return self._pipeline.attention
 
     def open_store(self, timeout_seconds: float) -> tuple[str, int]:
-        """Start the store by which the ranks of the next group find each other; return its address and port.
+        """Start the store at which the ranks of the next process group meet; return its address and port.
 
-        The system chooses the port, so no other gang on this node can have it.
+        The system chooses a free port, so no other gang on this node uses it.
         """
         import torch.distributed as dist
 
@@ -138,9 +138,9 @@ class Rank:
         return ip, self._store.port
 
     def join(self, rendezvous: Rendezvous, timeout_seconds: float) -> dict[str, str]:
-        """Enter the process group that rank 0's store names; return the five variables as this process has them.
+        """Join the process group that meets at rank 0's store; return the five variables as this process has them.
 
-        It returns when every rank has joined.
+        This call returns when every rank has joined.
         """
         import torch.distributed as dist
 
@@ -158,10 +158,10 @@ class Rank:
         return {name: os.environ[name] for name in rendezvous.environment()}
 
     def warm_up(self) -> None:
-        """Compile what the model's default video needs, together with the other ranks.
+        """Compile the blocks for the model's default video, together with the other ranks.
 
         Raises:
-            TaskFailedError: the default video cannot be made here; the rank is fit for tasks.
+            TaskFailedError: the default video cannot be made here; the rank is fit for other tasks.
             PeerLostError: the ranks cannot reach each other any more.
         """
         if self._pipeline is None:
@@ -172,7 +172,7 @@ class Rank:
             raise _translated(error) from error
 
     def leave(self) -> None:
-        """Leave the process group; model and process stay."""
+        """Leave the process group; the process keeps the model."""
         if self._pipeline is not None:
             self._pipeline.leave()
         self._store = None
@@ -181,11 +181,11 @@ class Rank:
         """Run one task together with the other ranks.
 
         Args:
-            config: the completed request.
-            path: where rank 0 stores the video; it is also the attempt's name for ``cancel``.
+            config: the request.
+            path: storage path at which rank 0 stores the video; it also names the attempt for ``cancel``.
 
         Returns:
-            ``path`` on rank 0, None on the others and where the task was cancelled.
+            ``path`` on rank 0; None on other ranks, and on all ranks if the task was cancelled.
 
         Raises:
             TaskFailedError: the task cannot be done; the rank is fit for the next one.
@@ -203,7 +203,7 @@ class Rank:
                 try:
                     _store_video(pieces, config.fps, self._storage_uri, path)
                 finally:
-                    # The other ranks decode with this one: they would wait for it where only the video's file failed.
+                    # Drain the iterator even if writing failed: the other ranks decode in lockstep and would wait.
                     for _ in pieces:
                         pass
                 return path
@@ -223,11 +223,11 @@ class Rank:
 
     @_in_control_thread
     def cancel(self, path: str) -> None:
-        """Stop the attempt at ``path`` at its next step; it matters on rank 0, which speaks for all."""
+        """Stop the attempt at ``path`` at its next step. Only rank 0 needs this call: it decides for all ranks."""
         self._cancelled = path
 
     def _image(self, config: TaskConfig) -> bytes | None:
-        """Return the image from which the task begins; rank 0 alone reads it from the storage."""
+        """Return the task's image on every rank; only rank 0 reads it from the storage."""
         image = config.image
         if image is None or self._pipeline is None:
             return None
@@ -248,12 +248,12 @@ class Rank:
 
 
 def device_index(visible: int, assigned: Sequence[str], cuda_visible_devices: str | None) -> int:
-    """Return the index of this rank's GPU among those that its process sees; never its rank.
+    """Return the index of this rank's GPU among the GPUs that its process sees. It never depends on the rank's number.
 
     Args:
-        visible: how many GPUs torch sees here.
-        assigned: the GPU ids that Ray gave the process.
-        cuda_visible_devices: the environment variable, by whose order torch counts.
+        visible: number of GPUs that torch sees in this process.
+        assigned: the GPU ids that Ray gave to this process.
+        cuda_visible_devices: the environment variable; torch numbers the GPUs in its order.
 
     Raises:
         ConfigError: the process sees no GPU, or not the one that it was given.
@@ -301,9 +301,9 @@ def _translated(error: Exception) -> TaskFailedError | PeerLostError:
     import torch.distributed as dist
 
     first_line = (str(error).splitlines() or [""])[0]
-    # What torch says after this is about its allocator.
+    # The rest of torch's message is about its allocator.
     found = first_line.partition(". Including ")[0]
-    # Gloo raises a plain RuntimeError; its place in the source is all that tells it from another.
+    # Gloo raises a plain RuntimeError; only the source file in its message identifies it.
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in first_line):
         full = isinstance(error.__cause__, torch.OutOfMemoryError)
         return PeerLostError(f"{found}; {_MORE_MEMORY}" if full else first_line)
