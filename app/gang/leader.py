@@ -94,9 +94,9 @@ class VideoGenerator:
         """Run the task named ``task_config["task_id"]`` to its end, unless another gang runs or ended it.
 
         Returns:
-            ``{"task_id", "status"}`` with one of ``succeeded``, ``failed`` and ``cancelled``; ``queued`` if the task has
-            to be tried again; ``running`` if another gang has it or took it from this one; ``unknown`` if Redis does
-            not have it.
+            ``{"task_id", "status"}`` with ``succeeded``, ``failed`` or ``cancelled``; ``queued`` if the task has to be
+            tried again; ``running`` if another gang has it or took it from this one; ``unknown`` if Redis does not
+            have it.
 
         Raises:
             GangNotReadyError: there is no gang now; the task was not started.
