@@ -6,7 +6,6 @@ Redis, Ray, the HTTP entrypoint and a gang of two ranks are real; nothing is lef
 import argparse
 import logging
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app import runtime
 from app.config import APPLICATION, AppArgs
-from app.tasks.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis, free_port
 
 PROMPT = "a red circle moving right on a blue ground"
 
@@ -89,9 +88,7 @@ def _start_ray() -> None:
 def _deploy(workers: int) -> str:
     from app.serve_app import app
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(app(AppArgs(total_workers=workers, device="cpu")), name=APPLICATION, route_prefix="/")

@@ -1,4 +1,4 @@
-"""Where this process runs, and what follows from it: the cluster's name, the Redis to use, the model to load.
+"""What depends on the place where this process runs: the cluster's name, its device, its Redis and its model.
 
 On a laptop everything has a default. In Kubernetes nothing has: a default that works there by accident loses tasks.
 """
@@ -6,6 +6,7 @@ On a laptop everything has a default. In Kubernetes nothing has: a default that 
 import asyncio
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 import ray
 
@@ -17,6 +18,7 @@ _NAMESPACE = "wan22"
 
 
 def in_kubernetes() -> bool:
+    """Return whether this process runs in a pod."""
     return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
@@ -29,12 +31,12 @@ def cluster() -> str:
 
 
 def device() -> Device:
-    """Return what ranks compute on, where nobody said: cuda if this Ray cluster has a GPU now."""
+    """Return the device of ranks if none is configured: cuda if this Ray cluster has a GPU now, else cpu."""
     return "cuda" if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
 
 
 def model_path(environment: Environment) -> str:
-    """Return MODEL_PATH; on a laptop without one, the tiny model that this package ships.
+    """Return MODEL_PATH; if it is unset on a laptop, the tiny model that this package ships.
 
     Raises:
         ConfigError: in Kubernetes, if it is unset.
@@ -55,10 +57,10 @@ def local_model() -> Path:
 
 
 def task_store(environment: Environment, args: AppArgs) -> TaskStore:
-    """Return the task store on the Redis that the environment names; on a laptop without one, on an embedded server.
+    """Return the task store on the Redis of ``redis_url``, with the limits of ``args``.
 
     Raises:
-        ConfigError: in Kubernetes, if none is named.
+        ConfigError: as ``redis_url``.
     """
     return TaskStore.connect(
         redis_url(environment),
@@ -69,6 +71,11 @@ def task_store(environment: Environment, args: AppArgs) -> TaskStore:
 
 
 def redis_url(environment: Environment) -> str:
+    """Return the URL of the Redis in the environment; if there is none on a laptop, of an embedded server.
+
+    Raises:
+        ConfigError: in Kubernetes, if the environment names none.
+    """
     if environment.redis_url:
         return environment.redis_url.get_secret_value()
     if environment.redis_host:
@@ -83,15 +90,13 @@ def redis_url(environment: Environment) -> str:
 
 
 def make_url(host: str, port: int, password: str | None) -> str:
-    """Return the URL of a Redis server; characters of the password that a URL reserves are quoted."""
-    from urllib.parse import quote
-
+    """Return the URL of a Redis server; the password is percent-encoded."""
     secret = f":{quote(password, safe='')}@" if password else ""
     return f"redis://{secret}{host}:{port}/0"
 
 
 class _EmbeddedRedisActor:
-    """Holds the embedded server, which so lives as long as the Ray cluster."""
+    """Holds the embedded server, so that the server lives as long as the Ray cluster."""
 
     def __init__(self) -> None:
         self._server = EmbeddedRedis().start()

@@ -1,4 +1,4 @@
-"""Puts the Serve application together; ``serve run --name wan22 app.serve_app:app`` runs it, as Kubernetes does."""
+"""Builds the Serve application; Kubernetes runs it as ``serve run --name wan22 app.serve_app:app`` does."""
 
 import os
 
@@ -13,18 +13,18 @@ from app.http.entrypoint import APIEntrypoint
 _SHUTDOWN_MARGIN_SECONDS = 60
 
 
-# No postponed annotations here: Serve validates the arguments by this very type.
+# No postponed annotations in this file: Serve reads the type of ``args`` from the annotation to validate them.
 def app(args: AppArgs) -> Application:
     """Build the application from its arguments and the environment.
 
     Raises:
-        ConfigError: a variable of the environment is wrong.
+        ConfigError: a variable of the environment has a value that is not allowed.
     """
     environment = Environment.read(os.environ)
     device = args.device or runtime.device()
     total_workers = args.total_workers or environment.total_workers
     args = args.model_copy(update={"device": device, "total_workers": total_workers})
-    # The leader takes the CPU of its bundle and rank 0 the rest, so a leader is always on a node of its own gang.
+    # One bundle for the leader and rank 0, so that a leader is always on a node of its own gang.
     bundle = {"CPU": args.leader_cpus + args.rank_cpus} | ({"GPU": 1.0} if device == "cuda" else {})
     generator = serve.deployment(VideoGenerator).options(
         num_replicas=args.gangs,
@@ -35,7 +35,7 @@ def app(args: AppArgs) -> Application:
         placement_group_strategy="PACK",
         health_check_period_s=2,
         health_check_timeout_s=30,
-        # A stopping leader ends the task that it runs; nothing shorter may cut that off.
+        # A stopping leader first finishes the task that it runs, so this must be longer than the longest task.
         graceful_shutdown_timeout_s=args.max_task_seconds + _SHUTDOWN_MARGIN_SECONDS,
         graceful_shutdown_wait_loop_s=1,
     )

@@ -1,12 +1,12 @@
-"""Ports for what a test starts."""
+"""Ports for servers that tests start, of which many start at once; one server uses ``app.tasks.embedded.free_port``."""
 
 import contextlib
 import random
 import socket
 
 _PORTS = range(20000, 30000)
-"""Not of those that kernels give to connections, nor of those that Ray gives to its workers: a port from there may be
-taken before the program that is to listen on it has begun to."""
+"""Outside the ranges from which kernels number connections and Ray its workers: a port from there may be taken
+before the server listens on it."""
 
 
 def free_port() -> int:

@@ -1,1 +1,1 @@
-"""The HTTP API: what a client may ask for, how its request is checked, and how tasks and errors are shown to it."""
+"""The HTTP API: the requests that a client may send, their checks, and how tasks and errors are shown."""

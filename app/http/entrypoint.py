@@ -15,30 +15,36 @@ from starlette.exceptions import HTTPException
 
 from app import runtime
 from app.config import AppArgs, Environment
-from app.http.application import SUBMIT_PATH, Readiness, TaskPage, TaskView, create_api, view
+from app.http.application import SUBMIT_PATH, create_api
 from app.http.generate_request import GenerateRequest, InvalidRequestError
-from app.http.request_body import BODY_DOCUMENTATION, submitted
+from app.http.request_body import BODY_DOCUMENTATION, read_request
+from app.http.views import Readiness, TaskPage, TaskView, view
 from app.media import images
 from app.media.storage import Storage, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
 from app.tasks.gang_state import GangState
-from app.tasks.store import StoreUnavailableError, Submission, Task, TaskStatus
+from app.tasks.store import StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
 from app.tasks.task_config import TaskImage
 
 _log = logging.getLogger(__name__)
 api = create_api()
 
+_FULL_RETRY_SECONDS = 30
 
-# Above the class, since serve.ingress copies the routes with the names that are known at that line.
+
+# Above the class: serve.ingress copies the routes, and the copies see only names that are defined by then.
 def _known(task: Task | None, task_id: str) -> Task:
     if task is None:
-        raise HTTPException(404, f"there is no task {task_id!r}; ended tasks are forgotten after a while")
+        message = (
+            f"There is no task {task_id!r}. GET /generate lists all; ended ones are deleted after task_ttl_seconds."
+        )
+        raise HTTPException(404, message)
     return task
 
 
 async def _gangs_are_up() -> bool:
-    """Say whether Serve has started every VideoGenerator replica that it wants."""
+    """Return whether Serve has started every VideoGenerator replica that it wants."""
     status = await asyncio.to_thread(serve.status)
     application = status.applications.get(serve.get_replica_context().app_name)
     generator = application.deployments.get("VideoGenerator") if application else None
@@ -47,11 +53,11 @@ async def _gangs_are_up() -> bool:
 
 @serve.ingress(api)
 class APIEntrypoint:
-    """Answers HTTP and dispatches tasks; any replica answers for any task, since Redis holds them all.
+    """Answers HTTP and dispatches tasks. Redis holds all tasks, so any replica answers for any task.
 
     Args:
         generator_handle: the VideoGenerator deployment.
-        args: the application's arguments; the rest it reads from its environment, as VideoGenerator does.
+        args: the application's arguments. Model path, Redis and storage come from the environment.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it, so that background tasks have a running loop.
@@ -63,6 +69,7 @@ class APIEntrypoint:
         self._storage = Storage(environment.storage_uri)
         self._store = await asyncio.to_thread(runtime.task_store, environment, args)
         self._cluster = runtime.cluster()
+        self._max_queued_tasks = args.max_queued_tasks
         self._dispatcher = Dispatcher(
             self._store,
             cluster=self._cluster,
@@ -74,14 +81,21 @@ class APIEntrypoint:
         )
 
     @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)
-    async def generate(self, request: Annotated[GenerateRequest, Depends(submitted)], response: Response) -> TaskView:
-        """Accept a task. It is safe to repeat: the same ``task_id`` and body find the task that exists."""
+    async def generate(
+        self, request: Annotated[GenerateRequest, Depends(read_request)], response: Response
+    ) -> TaskView:
+        """Accept a task. A repeated call with the same ``task_id`` and body returns the task that exists."""
         task_id = request.task_id or uuid.uuid4().hex
         submission = await self._submit(task_id, request)
-        if submission.outcome == "conflict":
-            raise HTTPException(409, f"task_id: {task_id!r} exists with another body; choose another task_id")
-        if submission.outcome == "full":
-            raise HTTPException(429, "the queue is full; try again later", {"Retry-After": "30"})
+        if submission.outcome == SubmissionOutcome.CONFLICT:
+            message = f"task_id: A task {task_id!r} with another body exists; send its body or choose another task_id."
+            raise HTTPException(409, message)
+        if submission.outcome == SubmissionOutcome.FULL:
+            message = (
+                f"The queue is full: {self._max_queued_tasks} tasks wait, as many as max_queued_tasks allows. "
+                f"Try again in {_FULL_RETRY_SECONDS} seconds."
+            )
+            raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
         task = _known(submission.task, task_id)
         response.headers["Location"] = f"/generate/{task_id}"
         return view(task)
@@ -103,25 +117,33 @@ class APIEntrypoint:
 
     @api.delete("/generate/{task_id}")
     async def cancel(self, task_id: str) -> TaskView:
-        """Cancel a queued task at once, a running one at its next step; an ended one stays as it is."""
+        """Cancel a queued task at once and a running one at its next step; an ended task does not change."""
         return view(_known(await self._store.cancel(task_id), task_id))
 
     @api.get("/generate/{task_id}/video", response_class=FileResponse)
     async def video(self, task_id: str) -> FileResponse:
-        """Return the mp4; ranges are served."""
+        """Return the mp4; a Range header is honoured."""
         task = await self._find(task_id)
         if task.video is None:
-            reason = "it has no video" if task.status.ended else "its video is not ready"
-            raise HTTPException(409, f"task {task_id!r} is {task.status}: {reason}")
+            reason = (
+                "it has no video. Only a succeeded task has one."
+                if task.status.ended
+                else "its video is not ready. Ask again when its status is succeeded."
+            )
+            raise HTTPException(409, f"Task {task_id!r} is {task.status}: {reason}")
         try:
             file = await asyncio.to_thread(self._storage.local_copy, task.video)
         except FileNotFoundError:
-            raise HTTPException(410, f"the video of task {task_id!r} was removed from the storage") from None
+            message = (
+                f"The video of task {task_id!r} was removed from the storage; submit the request under another "
+                "task_id to make a new one."
+            )
+            raise HTTPException(410, message) from None
         return FileResponse(file, media_type="video/mp4", filename=f"{task_id}.mp4", content_disposition_type="inline")
 
     @api.get("/healthz")
     async def healthz(self) -> dict[str, str]:
-        """Answer while this process lives, whatever else does."""
+        """Answer as long as this process lives; neither Redis nor a gang is asked."""
         return {"status": "ok"}
 
     @api.get("/readyz", responses={503: {"model": Readiness}})
@@ -145,7 +167,7 @@ class APIEntrypoint:
             await self._store.close()
 
     async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
-        """Store the request's image, then the task that needs it: an accepted task has its image whatever dies."""
+        """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
         if request.image is None:
             return await self._store.submit(task_id, request.body(), request.complete(self._model))
         try:
@@ -158,7 +180,10 @@ class APIEntrypoint:
             await asyncio.to_thread(self._storage.write, request.image, image.path)
         except OSError as error:
             _log.warning("the image of task %s could not be stored: %s", task_id, error)
-            raise HTTPException(503, "the storage does not take the image; try again", {"Retry-After": "5"}) from None
+            message = (
+                "The storage did not accept the image. Try again in 5 seconds; the log of APIEntrypoint has the reason."
+            )
+            raise HTTPException(503, message, {"Retry-After": "5"}) from None
         submission = await self._store.submit(task_id, request.body(image), config)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:

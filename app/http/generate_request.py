@@ -1,4 +1,4 @@
-"""What a client may ask for, and how the model completes it into a task config."""
+"""The fields of a request, their bounds, and how the model's defaults complete them into a task config."""
 
 import secrets
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ MAX_STEPS = 200
 
 def _no_path(task_id: str) -> str:
     if task_id in (".", ".."):
-        raise ValueError("a task_id is a name, not a path")
+        raise ValueError("task_id must be a name; . and .. are paths")
     return task_id
 
 
@@ -33,7 +33,7 @@ Prompt = Annotated[str, StringConstraints(max_length=8000)]
 
 
 class InvalidRequestError(ValueError):
-    """A field has a value that this model cannot run."""
+    """A field has a value that this model cannot run, or that is not accepted; ``message`` is a sentence about it."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -42,35 +42,37 @@ class InvalidRequestError(ValueError):
 
 
 class GenerateRequest(BaseModel):
-    """The body of ``POST /generate``. Everything is optional: the model folder's defaults fill the rest."""
+    """The body of ``POST /generate``. Every field is optional; the model folder's defaults fill those left out."""
 
     model_config = ConfigDict(extra="forbid")
 
-    task_id: TaskId | None = Field(None, description="The task's name; the same name and body find the same task.")
+    task_id: TaskId | None = Field(
+        None, description="Name of the task. The same name and body return the existing task."
+    )
     prompt: Prompt | None = None
     negative_prompt: Prompt | None = None
     width: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
     height: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
-    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="4k+1 frames.")
+    num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="4k+1, such as 81.")
     num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
     guidance_scale: float | None = Field(None, ge=0, le=50, allow_inf_nan=False)
     guidance_scale_2: float | None = Field(
         None, ge=0, le=50, allow_inf_nan=False, description="Guidance of the low-noise expert of a two-expert model."
     )
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Random where it is left out; the task shows it.")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="Random if left out; the task shows it.")
     fps: int | None = Field(None, ge=1, le=120)
     image: ImageBytes | None = Field(
         None,
         description=f"The picture from which the video begins: {images.ALLOWED}; base64 in JSON, a file in "
-        "multipart/form-data. It is scaled to cover width x height and cut around its middle; where both are left out, "
-        "the video takes the picture's proportions.",
+        "multipart/form-data. It is scaled to cover width x height and cropped around its centre; if both are left "
+        "out, the video takes the picture's proportions.",
         json_schema_extra={"format": "byte"},
     )
 
     def body(self, image: TaskImage | None = None) -> dict[str, Any]:
-        """Return what the client itself said, by which a repetition is recognised; an image counts by its content."""
-        said = self.model_dump(exclude_unset=True, exclude={"task_id", "image"})
-        return said | ({"image": image.sha256} if image else {})
+        """Return the fields the client set, used to recognise a repeated submission; an image is its SHA-256."""
+        fields = self.model_dump(exclude_unset=True, exclude={"task_id", "image"})
+        return fields | ({"image": image.sha256} if image else {})
 
     def complete(self, model: ModelFolder, image: TaskImage | None = None) -> TaskConfig:
         """Return the task's config: every field with a value, checked against the model.
@@ -117,6 +119,6 @@ def _check_image_use(model: ModelFolder, image: TaskImage | None) -> None:
     if image is None and model.image == "required":
         raise InvalidRequestError(
             "image",
-            f"This model makes videos from a picture ({model.pipeline_class}) and none was given; give "
+            f"This model makes videos from a picture ({model.pipeline_class}) and none was given; send "
             f"{images.ALLOWED}, as base64 in JSON or as a file in multipart/form-data",
         )

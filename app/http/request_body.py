@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
-from app.http.application import MAX_BODY_BYTES, too_large
 from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.http.middleware import MAX_BODY_BYTES, too_large
 from app.media import images
 
 FORM = "multipart/form-data"
@@ -20,16 +20,17 @@ _SCHEMA = GenerateRequest.model_json_schema()
 BODY_DOCUMENTATION: dict[str, Any] = {
     "requestBody": {"required": True, "content": {kind: {"schema": _SCHEMA} for kind in ("application/json", FORM)}}
 }
-"""What FastAPI cannot know of a body that is read here."""
+"""OpenAPI's description of the body. FastAPI cannot derive it, since ``read_request`` reads the body itself."""
 
 
-async def submitted(request: Request) -> GenerateRequest:
-    """Return the request that the body holds; every wrong field is named.
+async def read_request(request: Request) -> GenerateRequest:
+    """Return the request in the body of ``POST /generate``.
 
     Raises:
-        RequestValidationError: the body is no object of known fields with allowed values.
-        InvalidRequestError: the image is not one that is accepted.
-        HTTPException: the body is too large.
+        RequestValidationError: the body is not an object, or has unknown fields or values that are not allowed;
+            every such field is named.
+        InvalidRequestError: the image is not accepted, or the form has a field twice or a file in a wrong place.
+        HTTPException: the body is too large (413).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields = await _from_form(request) if kind == FORM else await _from_json(request, kind)
@@ -55,11 +56,11 @@ async def _from_json(request: Request, kind: str) -> Any:
             problem = [{"type": "json_invalid", "loc": ("body", error.pos), "ctx": {"error": error.msg}, "input": {}}]
         except UnicodeDecodeError as error:
             problem = [
-                {"type": "json_invalid", "loc": ("body", error.start), "ctx": {"error": "no UTF-8"}, "input": {}}
+                {"type": "json_invalid", "loc": ("body", error.start), "ctx": {"error": "not UTF-8"}, "input": {}}
             ]
     image = fields.get("image") if isinstance(fields, Mapping) else None
     if len(body) - (len(image) if isinstance(image, str) else 0) > MAX_BODY_BYTES:
-        raise HTTPException(413, f"{too_large(MAX_BODY_BYTES)} beside its image")
+        raise HTTPException(413, too_large(MAX_BODY_BYTES, "The body without its image"))
     if problem:
         raise RequestValidationError(problem)
     return fields
@@ -70,10 +71,12 @@ async def _from_form(request: Request) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for name, value in form.multi_items():
             if name in fields:
-                raise InvalidRequestError(name, "found it twice; give each field once")
+                raise InvalidRequestError(name, "The form has this field twice; send each field once")
             if isinstance(value, UploadFile) and name != "image":
-                raise InvalidRequestError(name, "found a file; only image is one")
+                message = f"Found a file ({value.filename}); only the field image may be a file. Send this one as text"
+                raise InvalidRequestError(name, message)
             if name == "image" and not isinstance(value, UploadFile):
-                raise InvalidRequestError("image", f"found text; give a file: {images.ALLOWED}")
+                message = f"Found text; in a form the image must be a file: {images.ALLOWED}"
+                raise InvalidRequestError("image", message)
             fields[name] = await value.read() if isinstance(value, UploadFile) else value
         return fields

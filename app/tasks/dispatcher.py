@@ -1,4 +1,4 @@
-"""Takes tasks from the store and brings each to a gang; every APIEntrypoint replica has one."""
+"""Takes tasks from the store and sends each to a gang; every APIEntrypoint replica has one dispatcher."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from app.tasks.store import StoreUnavailableError, TaskStore
+from app.text import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -14,15 +15,15 @@ _PURGE_SECONDS = 60.0
 
 
 class Dispatcher:
-    """Moves tasks from the queue to gangs that are free.
+    """Moves tasks from the queue to free gangs.
 
     Args:
         store: the tasks.
-        cluster: the Ray cluster whose gangs these are.
-        name: this dispatcher among all.
-        deliver: runs a task on a gang and returns at its end.
-        complete: whether every gang of the release is up; asked until it has its epoch.
-        forget: called with the id of every task whose time is over.
+        cluster: the Ray cluster of the gangs.
+        name: a name that no other dispatcher has.
+        deliver: runs a task on a gang and returns when the task ends.
+        complete: returns whether every gang of the release is up; called until the release has its epoch.
+        forget: called with the id of every task that was deleted from the store.
         lease_seconds: how long a task that was taken is held.
     """
 
@@ -43,7 +44,7 @@ class Dispatcher:
         self._deliver = deliver
         self._complete = complete
         self._forget = forget
-        # Often enough that a lease which ran out is noticed, and that the store never takes us for away.
+        # Often enough to reclaim expired leases soon, and more often than the silence limit of take.lua (half a lease).
         self._poll_seconds = min(1.0, lease_seconds / 6)
         self._wake = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -52,6 +53,7 @@ class Dispatcher:
         ]
 
     async def close(self) -> None:
+        """End all loops and calls; tasks that a leader runs go on."""
         for task in (*self._loops, *self._deliveries):
             task.cancel()
         await asyncio.gather(*self._loops, *self._deliveries, return_exceptions=True)
@@ -61,23 +63,23 @@ class Dispatcher:
             self._wake.clear()
             try:
                 while taken := await self._store.take(self._cluster, self._name):
-                    delivery = asyncio.create_task(self._bring(*taken))
+                    delivery = asyncio.create_task(self._send(*taken))
                     self._deliveries.add(delivery)
                     delivery.add_done_callback(self._deliveries.discard)
             except StoreUnavailableError as error:
                 _log.warning("no tasks can be taken: %s", error)
             await _wait(self._wake, self._poll_seconds)
 
-    async def _bring(self, task_id: str, config: dict[str, Any]) -> None:
+    async def _send(self, task_id: str, config: dict[str, Any]) -> None:
         try:
             await self._deliver({"task_id": task_id, **config})
         except Exception as error:
-            # The call is lost, not the task: if a leader had begun it, its lease decides what comes next.
-            _log.warning("task %s: the call of a gang failed: %s", task_id, _first_line(error))
+            # Only the call is lost. If a leader has started the task, the lease decides whether it is started again.
+            _log.warning("task %s: calling a gang failed: %s: %s", task_id, type(error).__name__, first_line(error))
             try:
                 await self._store.give_back(task_id, self._name)
             except StoreUnavailableError:
-                _log.warning("task %s could not be given back; its hold will run out", task_id)
+                _log.warning("task %s could not be given back; its lease will expire", task_id)
 
     async def _listen(self) -> None:
         while True:
@@ -88,14 +90,14 @@ class Dispatcher:
                 await asyncio.sleep(self._poll_seconds)
 
     async def _keep_alive(self) -> None:
-        """Keep this release the one that takes tasks; give it its turn once it is complete."""
+        """Keep this release alive in the store; once it is complete, it gets its epoch and takes tasks."""
         epoch = 0
         while True:
             try:
                 complete = bool(epoch) or await self._complete()
                 epoch = await self._store.keep_epoch(self._cluster, complete=complete, ttl_seconds=_EPOCH_TTL_SECONDS)
             except StoreUnavailableError as error:
-                _log.warning("the release could not say that it lives: %s", error)
+                _log.warning("the store could not be told that this release is alive: %s", error)
             await asyncio.sleep(_EPOCH_TTL_SECONDS / 5 if epoch else 1.0)
 
     async def _purge(self) -> None:
@@ -104,9 +106,9 @@ class Dispatcher:
                 for task_id in await self._store.purge():
                     await self._forget(task_id)
             except StoreUnavailableError:
-                _log.warning("old tasks could not be forgotten now")
+                _log.warning("ended tasks could not be deleted from the store; the next try is in %g s", _PURGE_SECONDS)
             except OSError as error:
-                _log.warning("files of an old task remain: %s", error)
+                _log.warning("files of a deleted task remain in the storage: %s", error)
             await asyncio.sleep(_PURGE_SECONDS)
 
 
@@ -115,7 +117,3 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
         return
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

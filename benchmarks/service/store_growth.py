@@ -27,7 +27,7 @@ async def _measure(server: EmbeddedRedis) -> list[dict[str, Any]]:
         client.flushall()
         # Filling is not what is measured; the append-only file is written all the same.
         client.config_set("appendfsync", "no")
-        store = TaskStore.connect(server.url, max_queued_tasks=10**9)
+        store = TaskStore.connect(server.url, lease_seconds=15, task_ttl_seconds=3600, max_queued_tasks=10**9)
         await store.publish_gang(gang_state("gang", "bench"), serving=True, ttl_seconds=3600)
         rows, stored = [], 0
         for size in SIZES:

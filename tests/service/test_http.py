@@ -65,7 +65,7 @@ def test_every_wrong_field_is_named(http: httpx.Client) -> None:
     assert reply.status_code == 422
     error = reply.json()["error"]
     assert {one["field"] for one in error["fields"]} == {"width", "steps", "seed"}
-    assert "known are task_id, prompt" in error["message"]
+    assert "The known fields are task_id, prompt" in error["message"]
     assert "(found 17)" in error["message"]
 
 
@@ -79,7 +79,7 @@ def test_what_the_model_cannot_do_is_named(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "body: not JSON"), (b"[]", "body: expected a JSON object"), (b"", "body: expected a JSON object")],
+    [(b"{", "body: The body is not valid JSON"), (b"[]", "must be a JSON object"), (b"", "must be a JSON object")],
 )
 def test_a_body_that_is_no_object_is_told_so(http: httpx.Client, content: bytes, message: str) -> None:
     reply = http.post("/generate", content=content, headers={"Content-Type": "application/json"})

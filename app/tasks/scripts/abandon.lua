@@ -1,7 +1,7 @@
--- A leader gives its attempt up, because its gang broke. ARGV: id, attempt, reason, finished_at, ttl_ms, most deaths.
+-- Gives up an attempt because its gang broke. ARGV: id, attempt, reason, finished_at, ttl_ms, most deaths.
 -- Returns 1, or 0 if the attempt is no longer the task's.
 local id, attempt = ARGV[1], ARGV[2]
-local status, current = unpack(redis.call('HMGET', key('task:' .. id), 'status', 'attempt'))
+local status, current = unpack(redis.call('HMGET', Key.TASK .. id, 'status', 'attempt'))
 if status ~= 'running' or current ~= attempt then
   return 0
 end

@@ -1,13 +1,13 @@
 -- Renews a lease and writes progress. ARGV: id, attempt, lease_ms, step.
 -- Returns 'lost' if the attempt is no longer the task's, 'cancel' if it should stop, else 'ok'.
 local id, attempt, lease_ms, step = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
-local task = key('task:' .. id)
+local task = Key.TASK .. id
 local status, current, cluster, cancel = unpack(redis.call('HMGET', task, 'status', 'attempt', 'cluster', 'cancel'))
 if status ~= 'running' or current ~= attempt then
   return 'lost'
 end
 local until_ms = now() + lease_ms
-redis.call('ZADD', key('leases'), until_ms, id)
-redis.call('ZADD', key('out:' .. cluster), until_ms, id)
+redis.call('ZADD', Key.LEASES, until_ms, id)
+redis.call('ZADD', Key.HELD_BY_CLUSTER .. cluster, until_ms, id)
 redis.call('HSET', task, 'step', step)
 return cancel and 'cancel' or 'ok'

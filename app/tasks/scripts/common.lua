@@ -1,72 +1,74 @@
--- Put before every script: names, the server's clock and the few moves that all of them share.
-local PREFIX = KEYS[1]
+-- Functions that all scripts share. Key is the table of keys from app/tasks/keys.py, which precedes this text.
 
-local function key(name)
-  return PREFIX .. name
-end
-
+-- Milliseconds since the epoch, by this server's clock.
 local function now()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Tells the dispatchers that a task may be ready to take.
 local function wake()
-  redis.call('PUBLISH', key('wake'), '')
+  redis.call('PUBLISH', Key.WAKE, '')
 end
 
+-- Records the status in the task and in the lists of tasks by status.
 local function set_status(id, status)
-  local old = redis.call('HGET', key('task:' .. id), 'status')
+  local old = redis.call('HGET', Key.TASK .. id, 'status')
   if old == status then
     return
   end
   if old then
-    redis.call('ZREM', key('tasks:' .. old), id)
+    redis.call('ZREM', Key.TASKS_BY_STATUS .. old, id)
   end
-  redis.call('HSET', key('task:' .. id), 'status', status)
-  redis.call('ZADD', key('tasks:' .. status), redis.call('HGET', key('task:' .. id), 'seq'), id)
+  redis.call('HSET', Key.TASK .. id, 'status', status)
+  redis.call('ZADD', Key.TASKS_BY_STATUS .. status, redis.call('HGET', Key.TASK .. id, 'seq'), id)
 end
 
+-- Ends the hold that a dispatcher or a leader has on a task.
 local function release(id)
-  local cluster = redis.call('HGET', key('task:' .. id), 'cluster')
-  redis.call('ZREM', key('leases'), id)
+  local cluster = redis.call('HGET', Key.TASK .. id, 'cluster')
+  redis.call('ZREM', Key.LEASES, id)
   if cluster then
-    redis.call('ZREM', key('out:' .. cluster), id)
+    redis.call('ZREM', Key.HELD_BY_CLUSTER .. cluster, id)
   end
-  redis.call('HDEL', key('task:' .. id), 'holder')
+  redis.call('HDEL', Key.TASK .. id, 'holder')
 end
 
+-- Takes a task out of the queue and gives it to a holder until a time.
 local function lease(id, cluster, holder, until_ms)
   release(id)
-  redis.call('ZREM', key('queue'), id)
-  redis.call('HSET', key('task:' .. id), 'cluster', cluster, 'holder', holder)
-  redis.call('ZADD', key('leases'), until_ms, id)
-  redis.call('ZADD', key('out:' .. cluster), until_ms, id)
+  redis.call('ZREM', Key.QUEUE, id)
+  redis.call('HSET', Key.TASK .. id, 'cluster', cluster, 'holder', holder)
+  redis.call('ZADD', Key.LEASES, until_ms, id)
+  redis.call('ZADD', Key.HELD_BY_CLUSTER .. cluster, until_ms, id)
 end
 
+-- Ends a task's hold and puts the task back into the queue at its old place.
 local function requeue(id)
   release(id)
   set_status(id, 'queued')
-  redis.call('ZADD', key('queue'), redis.call('HGET', key('task:' .. id), 'seq'), id)
+  redis.call('ZADD', Key.QUEUE, redis.call('HGET', Key.TASK .. id, 'seq'), id)
   wake()
 end
 
--- fields: a flat list of names and values, such as the video or the error.
+-- Ends a task. fields: a flat list of names and values, such as the video or the error.
 local function finish(id, status, finished_at, ttl_ms, fields)
   release(id)
-  redis.call('ZREM', key('queue'), id)
+  redis.call('ZREM', Key.QUEUE, id)
   set_status(id, status)
-  redis.call('HSET', key('task:' .. id), 'finished_at', finished_at, unpack(fields))
-  redis.call('ZADD', key('ended'), now() + ttl_ms, id)
+  redis.call('HSET', Key.TASK .. id, 'finished_at', finished_at, unpack(fields))
+  redis.call('ZADD', Key.ENDED, now() + ttl_ms, id)
   wake()
 end
 
--- The holder of a running task is gone: the next attempt may start, unless too many were lost or nobody wants it.
+-- Ends a lost attempt at a running task. The task is queued again, unless a client cancelled it or it lost more gangs
+-- than most_deaths.
 local function hand_over(id, reason, finished_at, ttl_ms, most_deaths)
-  if redis.call('HGET', key('task:' .. id), 'cancel') then
+  if redis.call('HGET', Key.TASK .. id, 'cancel') then
     finish(id, 'cancelled', finished_at, ttl_ms, {})
     return
   end
-  local deaths = redis.call('HINCRBY', key('task:' .. id), 'deaths', 1)
+  local deaths = redis.call('HINCRBY', Key.TASK .. id, 'deaths', 1)
   if deaths > most_deaths then
     finish(id, 'failed', finished_at, ttl_ms, { 'error_code', 'gang_lost', 'error_message',
       'the task lost its gang ' .. deaths .. ' times, the last time because ' .. reason })

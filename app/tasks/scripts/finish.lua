@@ -1,7 +1,7 @@
--- Ends an attempt and its task in one step. ARGV: id, attempt, status, finished_at, ttl_ms, then field names and values.
+-- Ends an attempt and its task. ARGV: id, attempt, status, finished_at, ttl_ms, then field names and values.
 -- Returns 1, or 0 if the attempt is no longer the task's.
 local id, attempt, status = ARGV[1], ARGV[2], ARGV[3]
-local known, current = unpack(redis.call('HMGET', key('task:' .. id), 'status', 'attempt'))
+local known, current = unpack(redis.call('HMGET', Key.TASK .. id, 'status', 'attempt'))
 if current ~= attempt then
   return 0
 end
@@ -16,7 +16,7 @@ for i = 6, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
 if status == 'succeeded' then
-  redis.call('HSET', key('task:' .. id), 'step', redis.call('HGET', key('task:' .. id), 'steps'))
+  redis.call('HSET', Key.TASK .. id, 'step', redis.call('HGET', Key.TASK .. id, 'steps'))
 end
 finish(id, status, ARGV[4], tonumber(ARGV[5]), fields)
 return 1

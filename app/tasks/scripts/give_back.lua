@@ -1,6 +1,7 @@
--- A dispatcher could not deliver what it took. ARGV: id, holder. Only an unstarted task that is still its own goes back.
+-- Puts back a task that a dispatcher could not deliver, if no leader has started it and the dispatcher still holds it.
+-- ARGV: id, holder. Returns 1, or 0 if the task stays as it is.
 local id, holder = ARGV[1], ARGV[2]
-local status, current = unpack(redis.call('HMGET', key('task:' .. id), 'status', 'holder'))
+local status, current = unpack(redis.call('HMGET', Key.TASK .. id, 'status', 'holder'))
 if status == 'queued' and current == holder then
   requeue(id)
   return 1

@@ -1,4 +1,4 @@
--- A gang ends in good order. ARGV: cluster, gang.
-redis.call('DEL', key('gang:' .. ARGV[2]))
-redis.call('ZREM', key('members:' .. ARGV[1]), ARGV[2])
-redis.call('ZREM', key('gangs:' .. ARGV[1]), ARGV[2])
+-- Removes a gang that stops in good order. ARGV: cluster, gang.
+redis.call('DEL', Key.GANG .. ARGV[2])
+redis.call('ZREM', Key.GANGS .. ARGV[1], ARGV[2])
+redis.call('ZREM', Key.SERVING_GANGS .. ARGV[1], ARGV[2])

@@ -1,12 +1,12 @@
 -- Begins the next attempt at a queued task. ARGV: id, cluster, holder, lease_ms, started_at, steps.
--- Returns {'started', attempt, config}, or {status} of a task that runs elsewhere or ended, or {'unknown'}.
+-- Returns {'started', attempt, config}; or {status} of a task that runs elsewhere or ended; or {'unknown'}.
 local id, cluster, holder, lease_ms, started_at, steps = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
-local task = key('task:' .. id)
+local task = Key.TASK .. id
 local status = redis.call('HGET', task, 'status')
 if not status then
   return { 'unknown' }
 end
--- A reply may be lost and the call made again: the same holder is answered the same.
+-- If a reply was lost and the call is made again, the same holder gets the same reply.
 if status == 'running' and redis.call('HGET', task, 'holder') == holder then
   return { 'started', redis.call('HGET', task, 'attempt'), redis.call('HGET', task, 'config') }
 end

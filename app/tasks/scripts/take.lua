@@ -1,35 +1,38 @@
--- Hands out the oldest task that may run, if this cluster may take one and has a gang free for it.
+-- Hands out the oldest waiting task, if this cluster has the newest live release and a gang free for it.
 -- ARGV: cluster, holder, lease_ms, finished_at, ttl_ms, most deaths. Returns {id, config} or nothing.
 local cluster, holder, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local finished_at, ttl_ms, most_deaths = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local time = now()
 
--- Only the newest release that lives takes tasks; where none lives yet, anybody does.
-local newest
-for _, name in ipairs(redis.call('ZREVRANGE', key('epochs'), 0, -1)) do
-  if redis.call('EXISTS', key('alive:' .. name)) == 1 then
-    newest = name
-    break
+-- Only the newest live release takes tasks. While no release is alive, every cluster may take.
+local function may_take()
+  for _, name in ipairs(redis.call('ZREVRANGE', Key.EPOCHS, 0, -1)) do
+    if redis.call('EXISTS', Key.ALIVE .. name) == 1 then
+      return name == cluster
+    end
+  end
+  return true
+end
+
+-- If no dispatcher called for half a lease, Redis or the dispatchers were away. If it was Redis, leases expired because
+-- it heard no heartbeat, so leaders get one more lease period to send one.
+local function grant_grace_after_silence()
+  local tick = tonumber(redis.call('GET', Key.TICK) or time)
+  if time - tick > lease_ms / 2 then
+    redis.call('SET', Key.GRACE, time + lease_ms)
+  end
+  -- Not at every call: each write goes to the append-only file.
+  if time - tick > lease_ms / 10 or tick == time then
+    redis.call('SET', Key.TICK, time)
   end
 end
-if newest and newest ~= cluster then
-  return nil
-end
 
--- A silence of the dispatchers means that Redis was away, or they were: then leases ran out unheard, and
--- their leaders get one more lease period to say that they live.
-local tick = tonumber(redis.call('GET', key('tick')) or time)
-if time - tick > lease_ms / 2 then
-  redis.call('SET', key('grace'), time + lease_ms)
-end
-if time - tick > lease_ms / 10 or tick == time then
-  redis.call('SET', key('tick'), time)
-end
-local grace = tonumber(redis.call('GET', key('grace')) or 0)
-
-if time >= grace then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key('leases'), '-inf', time, 'LIMIT', 0, 16)) do
-    if redis.call('HGET', key('task:' .. id), 'status') == 'running' then
+local function reclaim_expired_leases()
+  if time < tonumber(redis.call('GET', Key.GRACE) or 0) then
+    return
+  end
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', Key.LEASES, '-inf', time, 'LIMIT', 0, 16)) do
+    if redis.call('HGET', Key.TASK .. id, 'status') == 'running' then
       hand_over(id, 'its leader stopped answering', finished_at, ttl_ms, most_deaths)
     else
       requeue(id)
@@ -37,14 +40,24 @@ if time >= grace then
   end
 end
 
-redis.call('ZREMRANGEBYSCORE', key('gangs:' .. cluster), '-inf', time)
--- A lease that ran out still counts: until it is handed over its gang may be at work.
-if redis.call('ZCARD', key('out:' .. cluster)) >= redis.call('ZCARD', key('gangs:' .. cluster)) then
+-- A task whose lease expired but was not reclaimed still occupies a gang, which may be working on it.
+local function has_free_gang()
+  redis.call('ZREMRANGEBYSCORE', Key.SERVING_GANGS .. cluster, '-inf', time)
+  return redis.call('ZCARD', Key.HELD_BY_CLUSTER .. cluster) < redis.call('ZCARD', Key.SERVING_GANGS .. cluster)
+end
+
+local function lease_oldest()
+  local id = redis.call('ZRANGE', Key.QUEUE, 0, 0)[1]
+  if not id then
+    return nil
+  end
+  lease(id, cluster, holder, time + lease_ms)
+  return { id, redis.call('HGET', Key.TASK .. id, 'config') }
+end
+
+if not may_take() then
   return nil
 end
-local id = redis.call('ZRANGE', key('queue'), 0, 0)[1]
-if not id then
-  return nil
-end
-lease(id, cluster, holder, time + lease_ms)
-return { id, redis.call('HGET', key('task:' .. id), 'config') }
+grant_grace_after_silence()
+reclaim_expired_leases()
+return has_free_gang() and lease_oldest() or nil

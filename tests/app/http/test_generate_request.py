@@ -52,7 +52,7 @@ def test_at_least_fifty_steps_are_allowed(model: ModelFolder) -> None:
     assert GenerateRequest(num_inference_steps=50).complete(model).num_inference_steps == 50
 
 
-def test_frames_that_the_model_cannot_make_are_told_the_nearest_it_can(model: ModelFolder) -> None:
+def test_a_wrong_number_of_frames_is_refused_with_the_nearest_allowed_ones(model: ModelFolder) -> None:
     with pytest.raises(
         InvalidRequestError, match=r"num_frames: Input should be 4k\+1 \(found 16; nearest: 13 and 17\)"
     ):

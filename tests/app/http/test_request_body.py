@@ -1,4 +1,4 @@
-"""The body of a submission over HTTP: JSON or a form, its bounds, and what a wrong one is told."""
+"""The body of a submission: JSON or a form, its bounds, and the messages that refuse a wrong one."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -8,9 +8,10 @@ import httpx
 import pytest
 from fastapi import Depends
 
-from app.http.application import MAX_BODY_BYTES, SUBMIT_PATH, create_api
+from app.http.application import SUBMIT_PATH, create_api
 from app.http.generate_request import GenerateRequest
-from app.http.request_body import BODY_DOCUMENTATION, submitted
+from app.http.middleware import MAX_BODY_BYTES
+from app.http.request_body import BODY_DOCUMENTATION, read_request
 from app.media import images
 from tests.app.media.pictures import encoded
 
@@ -19,11 +20,11 @@ PICTURE = encoded("PNG")
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
-    """The API with its real limits and error answers, and one route that says what it read."""
+    """The API with its real limits and error answers, and one route that returns the request it read."""
     api = create_api()
 
     @api.post(SUBMIT_PATH, openapi_extra=BODY_DOCUMENTATION)
-    async def echo(request: Annotated[GenerateRequest, Depends(submitted)]) -> dict[str, Any]:
+    async def echo(request: Annotated[GenerateRequest, Depends(read_request)]) -> dict[str, Any]:
         said = request.model_dump(exclude_unset=True, exclude={"image"})
         return said | ({"image_bytes": len(request.image)} if request.image is not None else {})
 
@@ -80,16 +81,37 @@ async def test_more_room_is_for_submissions_alone(http: httpx.AsyncClient) -> No
     [
         ({"json": {"image": "not base64"}}, "image: found a string that is no base64; allowed is PNG"),
         ({"json": {"image": 7}}, "image: Input should be a valid bytes"),
-        ({"data": {"image": "text"}, "files": {"seed": (None, "1")}}, "image: found text; give a file: PNG"),
-        ({"files": {"prompt": ("a.txt", b"words")}}, "prompt: found a file; only image is one"),
-        ({"files": [("prompt", (None, "a")), ("prompt", (None, "b"))]}, "prompt: found it twice"),
+        (
+            {"data": {"image": "text"}, "files": {"seed": (None, "1")}},
+            "image: Found text; in a form the image must be a file: PNG",
+        ),
+        (
+            {"files": {"prompt": ("a.txt", b"words")}},
+            "prompt: Found a file (a.txt); only the field image may be a file",
+        ),
+        (
+            {"files": [("prompt", (None, "a")), ("prompt", (None, "b"))]},
+            "prompt: The form has this field twice; send each field once",
+        ),
         ({"files": {"width": (None, "17")}}, "width: Input should be a multiple of 16"),
-        ({"files": {"picture": (None, "17")}}, "picture: unknown field; known are task_id, prompt"),
-        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, "body: not JSON"),
-        ({"content": b"{}"}, "body: expected a JSON object with Content-Type: application/json"),
+        (
+            {"files": {"picture": (None, "17")}},
+            "picture: This field does not exist; correct its name or leave it out. The known fields are task_id",
+        ),
+        (
+            {"content": b"{", "headers": {"Content-Type": "application/json"}},
+            "body: The body is not valid JSON (Expecting",
+        ),
+        (
+            {"content": b"{}"},
+            "or a form with Content-Type: multipart/form-data (found no JSON with Content-Type: none)",
+        ),
+        ({"json": [1]}, "body: The body must be a JSON object with Content-Type: application/json"),
     ],
 )
-async def test_a_wrong_body_is_told_what_is_wrong(http: httpx.AsyncClient, body: dict[str, Any], message: str) -> None:
+async def test_the_answer_to_a_wrong_body_says_what_is_wrong(
+    http: httpx.AsyncClient, body: dict[str, Any], message: str
+) -> None:
     reply = await http.post(SUBMIT_PATH, **body)
     assert reply.status_code == 422
     assert message in reply.json()["error"]["message"]

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 
 from app.tasks.embedded import EmbeddedRedis
-from app.tasks.store import MOST_DEATHS, PREFIX, Started, StoreUnavailableError, TaskError, TaskStatus, TaskStore
+from app.tasks.keys import Key
+from app.tasks.store import MOST_DEATHS, Started, StoreUnavailableError, TaskError, TaskStatus, TaskStore
 from testing.records import gang_state, task_config
 from testing.waiting import until
 
 CLUSTER = "this-cluster"
+
+
+def connect(url: str, task_ttl_seconds: float = 60) -> TaskStore:
+    """A store whose lease and queue no test reaches."""
+    return TaskStore.connect(url, lease_seconds=15, task_ttl_seconds=task_ttl_seconds, max_queued_tasks=1000)
 
 
 async def submit(store: TaskStore, *names: str) -> None:
@@ -51,7 +57,7 @@ async def take_within(store: TaskStore, seconds: float) -> str | None:
 
 async def lease_ran_out(store: TaskStore, task_id: str) -> bool:
     seconds, _ = await store._redis.time()
-    ends = await store._redis.zscore(f"{PREFIX}leases", task_id)
+    ends = await store._redis.zscore(Key.LEASES.full(), task_id)
     return ends is not None and float(ends) < 1000 * int(seconds)
 
 
@@ -75,7 +81,7 @@ async def test_another_body_under_the_same_name_is_a_conflict(store: TaskStore) 
 
 
 async def test_a_burst_of_submissions_is_accepted_whole(redis_server: EmbeddedRedis, store: TaskStore) -> None:
-    wide = TaskStore.connect(redis_server.url)
+    wide = connect(redis_server.url)
     outcomes = await asyncio.gather(*(wide.submit(f"t{number}", {}, task_config()) for number in range(500)))
     assert {one.outcome for one in outcomes} == {"created"}
     assert len((await wide.page(limit=1000))[0]) == 500
@@ -249,7 +255,7 @@ async def test_tasks_are_listed_newest_first_in_pages(store: TaskStore) -> None:
 
 
 async def test_only_ended_tasks_are_forgotten(redis_server: EmbeddedRedis, store: TaskStore) -> None:
-    brief = TaskStore.connect(redis_server.url, task_ttl_seconds=0.01)
+    brief = connect(redis_server.url, task_ttl_seconds=0.01)
     await submit(brief, "a", "b")
     await brief.stop(await start(brief, "a"))
     purged: list[str] = []
@@ -296,7 +302,7 @@ async def test_the_old_release_goes_on_when_the_new_one_dies_and_never_overtakes
 
 async def test_every_accepted_task_survives_a_crash_of_the_server(tmp_path: Any) -> None:
     server = EmbeddedRedis(tmp_path).start()
-    store = TaskStore.connect(server.url)
+    store = connect(server.url)
     await submit(store, "a", "b")
     started = await start(store, "a")
     server.kill()

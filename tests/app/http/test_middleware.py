@@ -1,4 +1,4 @@
-"""What the API does with any request, whatever its routes."""
+"""Connections are closed when they are old; the limit of bodies is tested with the body that has an image."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from app.http.application import MAX_CONNECTION_SECONDS, create_api
+from app.http.application import create_api
+from app.http.middleware import MAX_CONNECTION_SECONDS
 
 
 @dataclass
@@ -47,7 +48,7 @@ async def connections(api: FastAPI) -> AsyncIterator[list[httpx.AsyncClient]]:
 
 
 async def ends(client: httpx.AsyncClient, path: str = "/") -> bool:
-    """Return whether the answer ends the connection."""
+    """Return whether the answer closes the connection."""
     reply = await client.get(path)
     return "close" in reply.headers.get_list("connection")
 

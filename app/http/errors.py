@@ -1,0 +1,89 @@
+"""Error answers. Every one has the shape ``{"error": {"code", "message"}}``, with ``fields`` if fields are wrong."""
+
+import textwrap
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.tasks.store import StoreUnavailableError
+
+_RETRY_SECONDS = 5
+
+
+def problem(status: int, message: str, *, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+    """Return an error answer; its ``code`` is the status in words, such as ``not_found``."""
+    code = HTTPStatus(status).phrase.lower().replace(" ", "_")
+    return JSONResponse({"error": {"code": code, "message": message, **more}}, status, headers)
+
+
+def add_error_handlers(api: FastAPI) -> None:
+    """Make ``api`` answer every error in the one shape."""
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[JSONResponse]]] = {
+        RequestValidationError: _invalid_fields,
+        InvalidRequestError: _invalid_field,
+        StoreUnavailableError: _unavailable,
+        HTTPException: _http_error,
+        Exception: _unexpected,
+    }
+    for error, handler in handlers.items():
+        api.add_exception_handler(error, handler)
+
+
+async def _invalid_fields(request: Request, error: RequestValidationError) -> JSONResponse:
+    fields = [_wrong_field(request, one) for one in error.errors()]
+    return problem(422, "; ".join(f"{one['field']}: {one['message']}" for one in fields), fields=fields)
+
+
+def _wrong_field(request: Request, error: dict[str, Any]) -> dict[str, str]:
+    path = [str(part) for part in error["loc"][1:]]
+    if error["type"] == "json_invalid":
+        reason = f"{error['ctx']['error']} at character {path[0]}"
+        return {"field": "body", "message": f"The body is not valid JSON ({reason}); send one JSON object"}
+    found = textwrap.shorten(repr(error["input"]), 60)
+    if not path:
+        kind = request.headers.get("content-type", "none")
+        message = (
+            "The body must be a JSON object with Content-Type: application/json, or a form with Content-Type: "
+            f"multipart/form-data (found {'no JSON' if error['input'] is None else found} with Content-Type: {kind})"
+        )
+        return {"field": "body", "message": message}
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(GenerateRequest.model_fields)
+        message = f"This field does not exist; correct its name or leave it out. The known fields are {known}"
+    else:
+        message = f"{error['msg']} (found {found})"
+    return {"field": ".".join(path), "message": message}
+
+
+async def _invalid_field(_: Request, error: InvalidRequestError) -> JSONResponse:
+    return problem(422, str(error), fields=[{"field": error.field, "message": error.message}])
+
+
+async def _unavailable(_: Request, __: StoreUnavailableError) -> JSONResponse:
+    message = (
+        f"The task store (Redis) does not answer. No accepted task is lost; try again in {_RETRY_SECONDS} seconds. "
+        "A POST that names its own task_id is safe to repeat."
+    )
+    return problem(503, message, headers={"Retry-After": str(_RETRY_SECONDS)})
+
+
+async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
+    message = str(error.detail)
+    if message == HTTPStatus(error.status_code).phrase:
+        # The framework's own refusal of a path or a method, which names neither.
+        message = f"{request.method} {request.url.path}: {message}. GET /openapi.json lists every path and its methods."
+    return problem(error.status_code, message, headers=dict(error.headers or {}))
+
+
+async def _unexpected(_: Request, __: Exception) -> JSONResponse:
+    message = (
+        "An error inside the service ended this request; the log of APIEntrypoint has the details. "
+        "A POST that names its own task_id is safe to repeat."
+    )
+    return problem(500, message)

@@ -1,0 +1,101 @@
+"""What every request passes before its route: the limit of its body and the age of its connection."""
+
+from collections.abc import Callable
+
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.http.errors import problem
+from app.media import images
+
+MAX_BODY_BYTES = 64 * 1024
+"""The largest body without its image."""
+MAX_IMAGE_BODY_BYTES = MAX_BODY_BYTES + (images.MAX_BYTES + 3) * 4 // 3
+"""The largest body with an image in base64."""
+MAX_CONNECTION_SECONDS = 2.0
+"""Age from which a connection is closed with its next answer; well below the time for which a stopping pod still
+answers (`worker.drainSeconds`)."""
+_FORGET_CONNECTION_SECONDS = 60.0
+
+
+def too_large(most: int, part: str = "The body") -> str:
+    """Return the message of an answer 413."""
+    return f"{part} is too large: at most {most} bytes are allowed. Send a shorter one."
+
+
+class BodyLimit:
+    """Refuses bodies that are larger than any request can be, whatever their headers declare.
+
+    Args:
+        app: the application behind this middleware.
+        image_path: the only path whose POST may carry an image.
+    """
+
+    def __init__(self, app: ASGIApp, image_path: str) -> None:
+        self._app = app
+        self._image_path = image_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # The other fields of a body with an image are bounded when the body is read.
+        takes_image = scope["method"] == "POST" and scope["path"] == self._image_path
+        most = MAX_IMAGE_BODY_BYTES if takes_image else MAX_BODY_BYTES
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > most:
+            await problem(413, too_large(most))(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > most:
+                raise HTTPException(413, too_large(most))
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class ConnectionAge:
+    """Closes a connection with its first answer after ``MAX_CONNECTION_SECONDS``.
+
+    A connection that is kept for good stays with its pod and is cut off when the pod stops: Kubernetes routes only new
+    connections to other pods, and Serve's proxy closes none by itself. A new connection for each request would cost
+    too much.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float]) -> None:
+        self._app = app
+        self._clock = clock
+        self._since: dict[tuple[str, int], float] = {}
+        """When each client's address and port was first seen, oldest first."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope.get("client"):
+            await self._app(scope, receive, send)
+            return
+        now = self._clock()
+        client = tuple(scope["client"])
+        last = now - self._since.setdefault(client, now) >= MAX_CONNECTION_SECONDS
+        if last:
+            del self._since[client]
+        self._forget(now)
+
+        async def closing(message: Message) -> None:
+            if last and message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        await self._app(scope, receive, closing)
+
+    def _forget(self, now: float) -> None:
+        """Drop old connections; ASGI does not report when a connection ends."""
+        while self._since:
+            oldest = next(iter(self._since))
+            if now - self._since[oldest] < _FORGET_CONNECTION_SECONDS:
+                break
+            del self._since[oldest]

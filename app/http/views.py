@@ -1,0 +1,94 @@
+"""How tasks, gangs and readiness are shown to a client."""
+
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.tasks.gang_state import GangState
+from app.tasks.store import Task, TaskStatus
+from app.tasks.task_config import TaskConfig
+
+
+class Progress(BaseModel):
+    """Denoising steps: how many are done, and how many there are."""
+
+    step: int
+    steps: int
+
+
+class ErrorView(BaseModel):
+    """Why a task failed: ``code`` for programs, ``message`` for people."""
+
+    code: str
+    message: str
+
+
+class ImageView(BaseModel):
+    """Facts about the image from which a task's video begins."""
+
+    sha256: str
+    format: str
+    width: int
+    height: int
+    bytes: int
+
+
+class TaskView(TaskConfig):
+    """A task as a client sees it: its state, and the request with every field filled in.
+
+    It checks no bounds: a task is shown whatever its record holds.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    image: ImageView | None  # type: ignore[assignment]  # Not its path in the storage.
+
+    task_id: str
+    status: TaskStatus
+    progress: Progress
+    attempt: int = Field(description="Attempts started so far: 0 while the task waits, 1 for a run without failures.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: ErrorView | None
+    url: str
+    video_url: str | None
+
+
+class TaskPage(BaseModel):
+    """A page of tasks, newest first."""
+
+    tasks: list[TaskView]
+    cursor: str | None = Field(description="Send it as cursor to get the next page; null on the last page.")
+
+
+class Readiness(BaseModel):
+    """Whether a task that is submitted now would run, and why not."""
+
+    ready: bool
+    cluster: str
+    message: str
+    gangs: list[GangState]
+
+
+def view(task: Task) -> TaskView:
+    """Return ``task`` as a client sees it."""
+    url = f"/generate/{task.task_id}"
+    shown = task.config.model_dump(include=set(TaskConfig.model_fields))
+    return TaskView(
+        **shown,
+        task_id=task.task_id,
+        status=task.status,
+        progress=Progress(step=task.step, steps=task.steps or task.config.num_inference_steps),
+        attempt=task.attempt,
+        created_at=_time(task.created_at),
+        started_at=_time(task.started_at) if task.started_at else None,
+        finished_at=_time(task.finished_at) if task.finished_at else None,
+        error=ErrorView(code=task.error.code, message=task.error.message) if task.error else None,
+        url=url,
+        video_url=f"{url}/video" if task.status == TaskStatus.SUCCEEDED else None,
+    )
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,69 @@
+"""Every key of the task store in Redis: its type, its content, the script that writes it and the end of its life.
+
+The scripts see the same names as a Lua table: ``Key.QUEUE``, and ``Key.TASK .. id`` if a name ends with a colon.
+Times in scores are milliseconds since the epoch by Redis' clock; times in a task's hash are seconds by the caller's.
+"""
+
+from enum import StrEnum
+
+PREFIX = "wan22:"
+"""Before every key."""
+
+
+class Key(StrEnum):
+    """A key after the prefix; a name that ends with a colon is followed by an id."""
+
+    # Tasks
+
+    TASK = "task:"
+    """Hash of one task, by its id. ``submit`` writes task_id, digest (of the body), config (JSON), created_at, seq,
+    status, attempt, deaths, step and steps; ``take`` and ``start`` cluster and holder; ``start`` started_at; ``beat``
+    step; ``cancel`` cancel (1); a task's end finished_at and video, or error_code and error_message. Lives until
+    ``purge``."""
+    SEQUENCE = "seq"
+    """Counter: how many tasks were accepted; ``submit`` gives the next number to a task. Lives for ever."""
+    TASKS = "tasks"
+    """Sorted set of all task ids by seq. ``submit`` adds, ``purge`` removes."""
+    TASKS_BY_STATUS = "tasks:"
+    """Sorted set of the ids of the tasks in one status, by seq. Every move of a task keeps it; ``purge`` removes."""
+    QUEUE = "queue"
+    """Sorted set of the ids of tasks that wait, by seq. ``submit`` and a lost lease add; ``take``, ``start`` and a
+    task's end remove."""
+    LEASES = "leases"
+    """Sorted set of the ids of tasks that a dispatcher or a leader holds, by the end of the lease. ``take``, ``start``
+    and ``beat`` write; a task's end and a lost lease remove."""
+    HELD_BY_CLUSTER = "out:"
+    """Sorted set as LEASES, of the tasks held in one cluster: ``take`` compares it with that cluster's gangs."""
+    ENDED = "ended"
+    """Sorted set of the ids of ended tasks, by the time from which ``purge`` deletes them."""
+
+    # Gangs and releases
+
+    GANG = "gang:"
+    """String: state of one gang (JSON), by its id. ``publish_gang`` writes; ends by its TTL or ``retire_gang``."""
+    GANGS = "members:"
+    """Sorted set of the ids of one cluster's gangs, by the end of their publication. ``publish_gang`` writes,
+    ``retire_gang`` removes; of a gang that died the id stays, without a GANG."""
+    SERVING_GANGS = "gangs:"
+    """Sorted set as GANGS, of the gangs that take tasks. ``take`` removes those that were not published in time."""
+    EPOCH = "epoch"
+    """Counter: the newest release's epoch. ``keep_epoch`` writes. Lives for ever."""
+    EPOCHS = "epochs"
+    """Sorted set of clusters by epoch. ``keep_epoch`` writes and keeps the newest 100."""
+    ALIVE = "alive:"
+    """String: exists while the release in one cluster lives. ``keep_epoch`` writes; ends by its TTL."""
+
+    # Dispatchers
+
+    TICK = "tick"
+    """String: time of a recent ``take``, which writes it once it is older than a tenth of a lease. Lives for ever."""
+    GRACE = "grace"
+    """String: time until which ``take`` reclaims no lease, after a silence. Lives for ever."""
+    WAKE = "wake"
+    """Channel: a message says that a task may be ready to take. Nothing is stored."""
+    LOCK = "lock:"
+    """String: a lock by its name, as redis-py's ``Lock`` writes it. Ends when it is released or by its TTL."""
+
+    def full(self, name: str = "") -> str:
+        """Return the whole key, with ``name`` after it."""
+        return f"{PREFIX}{self.value}{name}"

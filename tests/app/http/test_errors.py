@@ -1,0 +1,73 @@
+"""Every error answer has the same shape, and a message that says what to do."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import Query
+from starlette.exceptions import HTTPException
+
+from app.http.application import create_api
+from app.http.generate_request import InvalidRequestError
+from app.tasks.store import StoreUnavailableError
+
+ERRORS = {
+    "field": InvalidRequestError("fps", "This is wrong"),
+    "redis": StoreUnavailableError("Redis: refused"),
+    "http": HTTPException(409, "Do something else.", {"Retry-After": "7"}),
+    "bug": RuntimeError("secret"),
+}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """The API with one route that raises the error of a name."""
+    api = create_api()
+
+    @api.get("/raise/{name}")
+    async def raises(name: str, limit: int = Query(50, le=200)) -> None:
+        raise ERRORS[name]
+
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/raise/field", 422, "fps: This is wrong"),
+        ("/raise/redis", 503, "The task store (Redis) does not answer."),
+        ("/raise/http", 409, "Do something else."),
+        ("/raise/bug", 500, "the log of APIEntrypoint has the details"),
+        ("/raise/http?limit=201", 422, "limit: Input should be less than or equal to 200"),
+        ("/nowhere", 404, "GET /nowhere: Not Found. GET /openapi.json lists every path"),
+    ],
+)
+async def test_an_error_says_what_is_wrong(http: httpx.AsyncClient, path: str, status: int, message: str) -> None:
+    reply = await http.get(path)
+    error = reply.json()["error"]
+    assert reply.status_code == status
+    assert message in error["message"]
+    assert "secret" not in error["message"]
+
+
+async def test_the_code_is_the_status_in_words(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/nowhere")).json()["error"]["code"] == "not_found"
+
+
+async def test_a_wrong_field_is_listed(http: httpx.AsyncClient) -> None:
+    error = (await http.get("/raise/field")).json()["error"]
+    assert error["fields"] == [{"field": "fps", "message": "This is wrong"}]
+
+
+async def test_a_client_is_asked_to_try_again_later(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/raise/redis")).headers["retry-after"] == "5"
+    assert (await http.get("/raise/http")).headers["retry-after"] == "7"
+
+
+async def test_a_wrong_method_is_named(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/raise/bug")
+    assert reply.status_code == 405
+    assert reply.headers["allow"] == "GET"
+    assert "POST /raise/bug: Method Not Allowed." in reply.json()["error"]["message"]
