@@ -162,7 +162,7 @@ class APIEntrypoint:
         submission = await self._store.submit(task_id, request.body(facts), config)
         kept = submission.task.config["image"]["path"] if submission.task else None
         if kept != path:
-            await asyncio.to_thread(self._storage.withdraw, path)
+            await asyncio.to_thread(self._storage.delete, path)
         return submission
 
     async def _deliver(self, task_config: dict[str, Any]) -> None:

@@ -136,7 +136,7 @@ def _two_videos(rank: int, port: int, folder: str, storage: str, write: Callable
         with _together():
             for path, written in (("first.mp4", write), ("second.mp4", None)):
                 config = loaded(folder).model.defaults.model_dump() | {"seed": 7}
-                with mock.patch("app.media.mp4.write_mp4_as_made", written) if written else _together():
+                with mock.patch("app.media.mp4.write_mp4", written) if written else _together():
                     try:
                         said.append(worker.generate(config, path))
                     except TaskFailedError as error:
