@@ -63,7 +63,8 @@ def test_the_last_deleted_file_takes_its_folder_with_it(tmp_path: Path, file: Pa
 
 def test_a_file_is_stored_although_its_folder_is_deleted_meanwhile(tmp_path: Path, file: Path) -> None:
     storage = Storage((tmp_path / "videos").as_uri())
-    make_folder, made = storage._filesystem.makedirs, []
+    make_folder = storage._filesystem.makedirs
+    made: list[str] = []
 
     def make_and_lose(folder: str, **options: Any) -> None:
         make_folder(folder, **options)
