@@ -1,20 +1,21 @@
-"""How many ranks may form a gang, and how a gang splits one request. Pure arithmetic: no torch, no Ray.
+"""Decides how many ranks may form a gang, and how a gang splits one request. Pure arithmetic: no torch, no Ray.
 
 A plan is ``replicas x cfg x ulysses`` ranks. Ulysses sequence parallelism (DeepSpeed-Ulysses, arXiv:2309.14509) gives
-each rank some attention heads, so its degree divides the head count, and some of the tokens. CFG parallelism runs the
-conditional and the unconditional branch of classifier-free guidance on different ranks, so its degree is 2 at most.
-Replicas compute the same thing twice: a request that cannot use every rank still runs correctly.
+each rank some of the tokens and, in attention, some of the heads, so its degree must divide the number of heads. CFG
+parallelism (xDiT, arXiv:2411.01738) runs the conditional and the unconditional branch of classifier-free guidance on
+different ranks, so its degree is at most 2. Replicas repeat the same computation, so that a request which cannot use
+every rank still runs correctly.
 """
 
 import math
 from dataclasses import dataclass
 
 MAX_RANKS = 80
-"""The largest gang: CFG 2 x Ulysses 40, the heads of A14B."""
+"""The largest gang: CFG 2 x Ulysses 40, since A14B has 40 attention heads."""
 
 
 class NoPlanError(ValueError):
-    """This many ranks cannot run this model together."""
+    """The model has no plan for this number of ranks; the message names the allowed numbers."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Plan:
     ulysses: int = 1
     replicas: int = 1
     lengths: tuple[int, ...] = ()
-    """Tokens of each Ulysses rank, where they do not divide: the first ranks have one more."""
+    """Tokens of each Ulysses rank if they do not divide evenly (the first ranks have one more), else empty."""
 
     @property
     def ranks(self) -> int:
@@ -39,9 +40,9 @@ class Plan:
 
 
 def gang_plan(ranks: int, heads: int) -> Plan:
-    """Return the plan by which all ``ranks`` speed up one guided request to a model of ``heads`` attention heads.
+    """Return the plan with which all ``ranks`` ranks share one guided request to a model of ``heads`` attention heads.
 
-    CFG parallelism comes first: it talks once a step, Ulysses four times a layer.
+    CFG parallelism is preferred: it communicates once in each step, Ulysses four times in each layer.
 
     Raises:
         NoPlanError: no CFG degree of 1 or 2 leaves a Ulysses degree that divides ``heads``; names the allowed counts.
@@ -56,12 +57,12 @@ def gang_plan(ranks: int, heads: int) -> Plan:
 
 
 def request_plan(ranks: int, heads: int, tokens: int, guided: bool) -> Plan:
-    """Return the plan of one request: the most ranks that share its work, the others repeating it.
+    """Return the plan of one request: as many ranks as possible share its work, and replicas of them repeat it.
 
     Args:
-        ranks: ranks of the gang, one of ``allowed_counts(heads)``.
+        ranks: size of the gang, one of ``allowed_counts(heads)``.
         heads: attention heads of the transformer.
-        tokens: length of the token sequence; each rank needs one.
+        tokens: length of the token sequence; each Ulysses rank needs at least one token.
         guided: whether the request has an unconditional branch (guidance_scale above 1).
     """
     plans = [
@@ -87,14 +88,14 @@ def allowed_counts(heads: int, limit: int = MAX_RANKS) -> list[int]:
 
 
 def largest_planned_count(ranks: int, heads: int) -> int:
-    """Return the largest allowed count that is at most ``ranks``; 0 if there is not even one rank."""
+    """Return the largest allowed gang size that is at most ``ranks``; 0 if ``ranks`` is less than 1."""
     return max((count for count in allowed_counts(heads) if count <= ranks), default=0)
 
 
 def worker_pods(total_workers: int, gangs: int, gpus_per_worker: int) -> int:
-    """Return the worker pods for ``gangs`` gangs of ``total_workers`` ranks on pods of ``gpus_per_worker`` GPUs.
+    """Return the number of worker pods for ``gangs`` gangs of ``total_workers`` ranks, one GPU for each rank.
 
-    A gang larger than a pod has pods of its own; small gangs share a pod, and none is split over two.
+    A gang of at least ``gpus_per_worker`` ranks has its own pods; smaller gangs share pods, and none is split over two.
     """
     if total_workers >= gpus_per_worker:
         return gangs * math.ceil(total_workers / gpus_per_worker)

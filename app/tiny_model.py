@@ -1,7 +1,7 @@
-"""Writes a complete Wan pipeline folder with random weights, half a megabyte in all: ``python -m app.tiny_model DIR``.
+"""Writes a complete Wan pipeline folder of half a megabyte with random weights: ``python -m app.tiny_model DIR``.
 
-Same classes, files and loading code as the real models, so what loads and runs this loads and runs those. Its pictures
-are noise.
+It has the same classes and files as the real models, so code that loads and runs it also loads and runs those. Its
+videos are noise; the trained models in ``app/models``, which follow their prompts, come from ``training``.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any, get_args
 from app.model.folder import OWN_CONFIG, ImageUse
 
 HEADS = 4
-"""Divides over 1, 2 and 4 ranks by Ulysses, and over 8 with CFG parallelism."""
+"""Allows Ulysses parallelism of 1, 2 and 4 ranks, and 8 ranks together with CFG parallelism."""
 DEFAULTS = {
     "prompt": "a red circle moves right over a blue ground",
     "width": 64,
@@ -23,7 +23,7 @@ DEFAULTS = {
     "fps": 8,
 }
 BOUNDARY_RATIO = 0.875
-"""Where the A14B text-to-video model changes from its high-noise to its low-noise expert."""
+"""The share of all timesteps below which T2V-A14B uses its low-noise instead of its high-noise expert."""
 
 
 def write_tiny_model(
@@ -32,11 +32,11 @@ def write_tiny_model(
     """Write the model to ``folder`` and return it.
 
     Args:
-        folder: made if it is missing; what is in it is overwritten.
-        two_experts: add a second transformer and a boundary, as A14B has them.
-        image: whether it begins from a picture: ``required`` as in I2V-A14B, ``optional`` as in TI2V-5B.
-        layers: transformer blocks; more of them make each step slower.
-        seed: of the random weights.
+        folder: created if it is missing; existing files are overwritten.
+        two_experts: add a second transformer and a boundary, as in A14B.
+        image: whether a request brings an image: ``required`` as in I2V-A14B, ``optional`` as in TI2V-5B.
+        layers: number of transformer blocks; more blocks make each step slower.
+        seed: the seed of the random weights.
     """
     import torch
     from diffusers import (
@@ -64,7 +64,7 @@ def write_tiny_model(
             patch_size=(1, 2, 2),
             num_attention_heads=HEADS,
             attention_head_dim=12,
-            # Beside the noise: a mask of 4 channels and the picture's 16.
+            # 16 channels of noise; with an image also a mask of 4 channels and the image's 16.
             in_channels=36 if image == "required" else 16,
             out_channels=16,
             text_dim=32,
@@ -90,14 +90,15 @@ def write_tiny_model(
 
 
 def main() -> None:
+    """Run the command line: write the model and print its folder."""
     parser = argparse.ArgumentParser(prog="python -m app.tiny_model", description=(__doc__ or "").split(":")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--two-experts", action="store_true", help="with a second transformer, as A14B has it")
+    parser.add_argument("--two-experts", action="store_true", help="add a second transformer, as in A14B")
     parser.add_argument(
         "--image",
         choices=get_args(ImageUse),
         default="none",
-        help="begins from a picture: required as in I2V-A14B, optional as in TI2V-5B",
+        help="whether a request brings an image: required as in I2V-A14B, optional as in TI2V-5B",
     )
     arguments = parser.parse_args()
     print(write_tiny_model(arguments.folder, two_experts=arguments.two_experts, image=arguments.image))

@@ -1,5 +1,5 @@
-"""A Wan pipeline small enough to ship: its data, its training and the reader that scores what it draws.
+"""A Wan pipeline small enough to ship: its data, its training and the reader that scores its videos.
 
-Read top-down: ``scenes`` says what there is to draw, ``prompts`` how people ask for it, ``clips`` draws it, ``reader``
-says what a video shows, and ``autoencoder``, ``text`` and ``denoiser`` each train one part of the pipeline.
+Read in this order: ``scenes`` lists the scenes, ``prompts`` phrases requests for them, ``clips`` draws them, ``reader``
+recognises the scene of a video, and ``autoencoder``, ``text`` and ``denoiser`` each train one part of the pipeline.
 """

@@ -1,4 +1,4 @@
-"""Trains the video autoencoder: 8 times smaller each way, 4 times in time, 16 channels, as Wan 2.1's."""
+"""Trains the video autoencoder: 16 channels, 8 times smaller in height and width, 4 times in time, as in Wan 2.1."""
 
 import random
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from training.loop import Curve, descend
 from training.scenes import training_scenes
 from training.settings import Training
 
-# What the posterior's standard deviation is fixed to. The decoder learns to forgive errors of this size, which the
-# transformer's latents have.
+# The fixed standard deviation of the posterior. The decoder learns to tolerate errors of this size, which the latents
+# of the transformer have.
 _POSTERIOR_STD = 0.1
 _LATENT_PENALTY = 3e-4
 _PATCH = 2
@@ -25,8 +25,8 @@ _PATCH = 2
 def build() -> Any:
     """Return an untrained autoencoder.
 
-    Pixels go in as 2x2 patches, a quarter of the work at full resolution, and blocks have the parameter-free shortcuts
-    of Wan 2.2's 5B model: both make it learn much sooner.
+    Its input is patches of 2x2 pixels, which needs a quarter of the work, and its blocks have the parameter-free
+    shortcuts of Wan 2.2's 5B model. Both make it learn much faster.
     """
     return AutoencoderKLWan(
         base_dim=16, z_dim=16, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True],
@@ -36,9 +36,10 @@ def build() -> Any:
 
 
 def train(settings: Training, device: str) -> tuple[Any, Curve]:
-    """Train on freshly drawn clips until pictures come back clean; sets the config's latent mean and deviation.
+    """Train on freshly drawn clips, and set the mean and standard deviation of the latents in the config.
 
-    Most steps see crops of a quarter of the area and half the frames: outlines are small, and more clips fit a step.
+    Most steps train on crops of a quarter of the area and half the frames: outlines are small, and a step holds more
+    clips.
     """
     torch.manual_seed(settings.seed)
     autoencoder = build().to(device)
@@ -75,7 +76,7 @@ def train(settings: Training, device: str) -> tuple[Any, Curve]:
 
 
 class _Step:
-    """Gradients of one batch; on a GPU the kernels are recorded once and replayed, since launching takes longer."""
+    """Computes the gradients of one batch; on a GPU as a CUDA graph, since launching the kernels takes most time."""
 
     def __init__(self, autoencoder: Any, source: Callable[[], Tensor], device: str) -> None:
         self._autoencoder = autoencoder
@@ -98,7 +99,7 @@ class _Step:
 
     def _record(self, clips: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         clips = clips.clone()
-        # Recording wants everything set up beforehand, on a stream of its own.
+        # Before a graph can be recorded, the step must have run on a separate stream.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -106,7 +107,7 @@ class _Step:
                 self._autoencoder.zero_grad()
                 self._gradients(clips)
         torch.cuda.current_stream().wait_stream(stream)
-        # Without gradients at the start, a replay writes them instead of adding to them.
+        # Recorded without existing gradients, a replay overwrites the gradients instead of adding to them.
         self._autoencoder.zero_grad()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
@@ -124,7 +125,7 @@ class _Step:
 
 
 def _encode_at_once(autoencoder: Any, clips: Tensor) -> Tensor:
-    """Return the latents that ``encode`` gives, in two chunks (the first frame, the rest) instead of one per latent."""
+    """Return the unnormalised latents in two chunks, the first frame and the rest, instead of one per latent frame."""
     cache = [None] * autoencoder._cached_conv_counts["encoder"]
     patches = patchify(clips, _PATCH)
     chunks = [
@@ -135,7 +136,7 @@ def _encode_at_once(autoencoder: Any, clips: Tensor) -> Tensor:
 
 
 def _decode_at_once(autoencoder: Any, latents: Tensor) -> Tensor:
-    """Return the clips that ``decode`` gives, not clamped, in two chunks as above."""
+    """Return the decoded clips, not clamped, in two chunks as ``_encode_at_once``."""
     cache = [None] * autoencoder._cached_conv_counts["decoder"]
     latents = autoencoder.post_quant_conv(latents)
     chunks = [
@@ -148,14 +149,14 @@ def _decode_at_once(autoencoder: Any, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _fix_posterior(autoencoder: Any) -> None:
-    """Make the encoder's second half of channels, the log variance, say the deviation that was trained with."""
+    """Set the log variance, the second half of the encoder's channels, to the deviation of the training."""
     autoencoder.quant_conv.weight[16:] = 0
     autoencoder.quant_conv.bias[16:] = 2 * torch.log(torch.tensor(_POSTERIOR_STD))
 
 
 @torch.no_grad()
 def encode(autoencoder: Any, clips: Tensor) -> Tensor:
-    """Return the latents of ``clips`` (B, 3, frames, height, width), not normalised."""
+    """Return the unnormalised latents of ``clips``, (B, 3, frames, height, width)."""
     return _encode_at_once(autoencoder, clips)
 
 
@@ -175,7 +176,7 @@ def training_latents(autoencoder: Any, settings: Training, device: str) -> tuple
     """
     rng, generator = random.Random(settings.seed + 1), torch.Generator(device).manual_seed(settings.seed + 1)
     scenes = training_scenes()
-    # Every scene equally often, in an order of no meaning.
+    # Every scene equally often, in random order.
     order = [index % len(scenes) for index in range(settings.clips)]
     rng.shuffle(order)
     mean, std = latent_statistics(autoencoder, device)

@@ -1,4 +1,4 @@
-"""Draws scenes as clips: flat colours, antialiased edges, one steady motion. Runs wherever its generator lives."""
+"""Draws scenes as clips: flat colours, antialiased edges, one steady motion. It runs on the device of its generator."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from training.scenes import COLOURS, SHAPES, Scene
 _SQUARE_HALF_SIDE = 0.886
 _TRIANGLE_INRADIUS = 0.7776
 
-# Steady motion of a part of the picture's width; growth of the radius; a turn in radians, clockwise.
+# Ranges of the motions: travel, radius and growth as shares of the picture's width, turns in radians, clockwise.
 _TRAVEL = (0.34, 0.48)
 _RADIUS = (0.15, 0.21)
 _GROWTH_FROM = (0.09, 0.12)
@@ -27,7 +27,7 @@ def draw(scenes: Sequence[Scene], frames: int, size: int, generator: torch.Gener
         scenes: what to draw; B of them.
         frames: frames of each clip.
         size: width and height in pixels.
-        generator: picks place, size, travel and start; its device is where the clips are drawn.
+        generator: draws position, size, travel and start; the clips are drawn on its device.
 
     Returns:
         float32 of shape (B, 3, frames, size, size), sRGB scaled to -1..1.
@@ -43,7 +43,7 @@ def draw(scenes: Sequence[Scene], frames: int, size: int, generator: torch.Gener
     progress = torch.linspace(0, 1, frames, device=device)
     steps = torch.tensor([_DIRECTIONS.get(scene.motion, (0, 0)) for scene in scenes], device=device)
     travel = uniform(*_TRAVEL)
-    # A moving shape passes the middle halfway; across its way it may be a little off the middle.
+    # A moving shape passes the centre halfway, up to a small offset across its direction.
     along = (progress - 0.5) * travel + uniform(-0.03, 0.03)
     off_x, off_y = uniform(-0.12, 0.12), uniform(-0.12, 0.12)
     x = 0.5 + torch.where(steps[:, :1] != 0, steps[:, :1] * along, off_x)
@@ -63,9 +63,9 @@ def draw(scenes: Sequence[Scene], frames: int, size: int, generator: torch.Gener
 
 
 def _coverage(shapes: list[str], x: Tensor, y: Tensor, radius: Tensor, angle: Tensor, size: int) -> Tensor:
-    """Return how much of each pixel the shape covers, 0..1, of shape (B, frames, size, size).
+    """Return the share of each pixel that the shape covers, 0..1, as (B, frames, size, size).
 
-    From the signed distance to the outline: a pixel half a pixel inside is covered in full.
+    Computed from the signed distance to the outline: a pixel whose centre is half a pixel inside is covered fully.
     """
     pixel = (torch.arange(size, device=x.device) + 0.5) / size
     dx = pixel[None, None, None, :] - x[:, :, None, None]

@@ -14,12 +14,12 @@ from training.settings import Stretch, Training
 
 _EMA_DECAY = 0.998
 _PROMPT_LENGTH = 512
-"""What WanPipeline pads prompts to."""
+"""The number of tokens to which WanPipeline pads prompts."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What the transformers learn from, all on one device."""
+    """The training data of the transformers, all on one device."""
 
     latents: Tensor
     """(clips, 16, latent frames, height, width), normalised."""
@@ -53,9 +53,9 @@ def train(
         name: the curve's name.
         examples: clips and prompts.
         settings: the seed and how noise and prompts are drawn.
-        stretch: how long, on what batches, at what rate.
+        stretch: number of steps, batch size and learning rate.
         levels: the noise levels to train on, between 0 and 1.
-        start: weights to begin from; none trains from scratch.
+        start: the model whose weights to begin from; None trains from scratch.
     """
     device = examples.latents.device
     torch.manual_seed(settings.seed + 3)
@@ -64,13 +64,13 @@ def train(
     model.train().requires_grad_(True)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     if device.type == "cuda":
-        # One compiled block serves all of them; of the two prompt lengths each has kernels of its own.
+        # All blocks share one compiled block; each of the two prompt lengths is compiled separately.
         model.compile_repeated_blocks(dynamic=False)
 
     def step(number: int) -> dict[str, Tensor]:
         clean, text = _batch(examples, stretch.batch, settings.drop_prompt, generator)
-        # Padding takes attention away from the words, so training begins with little of it. Later one step in four
-        # stays short: a caller may ask for a shorter maximum than the pipeline's own.
+        # Padding takes attention away from the words, so training begins with little padding. Later, one step in four
+        # still uses short prompts, because a caller may set a shorter maximum than the pipeline's default.
         if (start is not None or number > stretch.steps // 2) and number % 4:
             text = F.pad(text, (0, 0, 0, _PROMPT_LENGTH - text.shape[1]))
         level = _levels(len(clean), settings.flow_shift, levels, generator)
@@ -87,17 +87,17 @@ def train(
 
     @torch.no_grad()
     def follow(number: int) -> None:
-        # A young average would remember the first weights for too long.
+        # The decay starts small, or the average would contain the first weights for too long.
         torch._foreach_lerp_(averages, weights, 1 - min(_EMA_DECAY, (number + 1) / (number + 10)))
 
-    # The shipped weights began with AdamW alone. From there, side by side, the loss was 0.176 after 3600 steps of Muon
-    # and 0.178 after 7200 of AdamW.
+    # The shipped weights were first trained with AdamW alone. Continued from there, the loss was 0.176 after 3600 steps
+    # of Muon and 0.178 after 7200 steps of AdamW.
     matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2] if start is not None else []
     return average, descend(name, [model], step, stretch.steps, stretch.rate, follow, matrices=matrices)
 
 
 def _calm(model: Any) -> Any:
-    """Start from a model that predicts zero and whose blocks do little: the usual start of diffusion transformers."""
+    """Initialise a model to predict zero with blocks that change little, as usual for diffusion transformers."""
     torch.nn.init.zeros_(model.proj_out.weight)
     torch.nn.init.zeros_(model.proj_out.bias)
     torch.nn.init.zeros_(model.condition_embedder.time_proj.weight)
@@ -105,7 +105,7 @@ def _calm(model: Any) -> Any:
 
 
 def _batch(examples: Examples, size: int, drop: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return latents and prompt embeddings of one batch, some of the prompts dropped."""
+    """Return latents and prompt embeddings of one batch; a share ``drop`` of the prompts is replaced by blank ones."""
     device = examples.latents.device
 
     def pick(count: int) -> Tensor:
@@ -119,7 +119,7 @@ def _batch(examples: Examples, size: int, drop: float, generator: torch.Generato
 
 
 def _levels(count: int, shift: float, between: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Draw noise levels as densely as the scheduler visits them: uniform, then shifted towards noise."""
+    """Draw noise levels with the density of the scheduler's steps: uniform, then shifted towards noise."""
     low, high = (level / (shift - (shift - 1) * level) for level in between)
     even = low + (high - low) * torch.rand(count, device=generator.device, generator=generator)
     return shift * even / (1 + (shift - 1) * even)

@@ -26,13 +26,13 @@ def write(
     flow_shift: float,
     boundary_ratio: float,
 ) -> None:
-    """Write a WanPipeline with float16 weights, and ``wan22.json`` beside its ``model_index.json``.
+    """Write a WanPipeline with float16 weights, and ``wan22.json`` next to its ``model_index.json``.
 
     Args:
         folder: replaced if it exists.
-        transformers: one, or the high-noise and the low-noise expert.
-        flow_shift: of the scheduler.
-        boundary_ratio: noise level at which the experts change; unused with one transformer.
+        transformers: one transformer, or the high-noise and the low-noise expert.
+        flow_shift: the scheduler's shift.
+        boundary_ratio: the noise level at which the experts change; unused with one transformer.
     """
     parts = [copy.deepcopy(part).to("cpu", torch.float16) for part in (text_encoder, autoencoder, *transformers)]
     experts = len(transformers) == 2
@@ -49,7 +49,7 @@ def write(
     )
     shutil.rmtree(folder, ignore_errors=True)
     pipeline.save_pretrained(folder)
-    # transformers 5 writes its own new name for the class; the old one loads in every version.
+    # transformers 5 writes a new class name, which older versions cannot load; all versions load the old name.
     for file in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
         file.write_text(file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
     defaults = asdict(Defaults())

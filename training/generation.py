@@ -1,4 +1,4 @@
-"""Asks a model folder for videos, on one process or on several ranks."""
+"""Makes videos with a model folder, in one process or on several ranks."""
 
 import json
 import os
@@ -24,16 +24,16 @@ from training.reader import Frames
 
 @dataclass(frozen=True)
 class Request:
-    """How to make videos; what is None takes the folder's default."""
+    """How to make videos; None stands for the folder's default."""
 
     model: Path
     prompts: list[str]
     seed: int = 0
-    """Video number i starts from seed + i, whatever the batch and the number of ranks."""
+    """Video number i starts from seed + i, independent of the batch size and the number of ranks."""
     steps: int | None = None
     guidance: float | None = None
     options: ModelOptions = field(default_factory=ModelOptions)
-    """What trades quality for speed, as the service's own arguments do."""
+    """The service's options that trade quality for speed."""
     batch: int = 4
     device: str = "cpu"
 
@@ -46,7 +46,7 @@ def generate(request: Request, ranks: int = 1) -> tuple[list[Frames], float]:
         ranks: processes that share each video by Ulysses context parallelism over gloo, on this machine's CPU.
 
     Returns:
-        the videos, and the seconds that making them took, without loading.
+        the videos, and the seconds that making them took, loading excluded.
     """
     if ranks == 1:
         return make(request, load(request))
@@ -60,10 +60,10 @@ def generate(request: Request, ranks: int = 1) -> tuple[list[Frames], float]:
 
 
 def load(request: Request) -> Any:
-    """Load the pipeline in float32 and put the request's options on it."""
+    """Load the pipeline in float32 and apply the request's options to it."""
     pipeline = DiffusionPipeline.from_pretrained(request.model, dtype=torch.float32).to(request.device)
     pipeline.set_progress_bar_config(disable=True)
-    # The kernels that auto may choose on a GPU take no float32.
+    # The kernels that auto may choose on a GPU do not support float32.
     options = request.options.model_copy(update={"attention_backend": "native"})
     acceleration.apply(options, _transformers(pipeline), torch.device(request.device), compiled=False)
     return pipeline
@@ -80,7 +80,7 @@ def defaults(model: Path) -> dict[str, Any]:
 
 
 def make(request: Request, pipeline: Any) -> tuple[list[Frames], float]:
-    """Make the videos with a pipeline that ``load`` returned; as ``generate`` returns them."""
+    """Make the videos with a pipeline that ``load`` returned; returns the same as ``generate``."""
     default = defaults(request.model)
     videos: list[Frames] = []
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the three trainings share: optimiser, learning rate and the record of the losses."""
+"""The training loop of all three trainings: optimiser, learning rate and the record of the losses."""
 
 import math
 import time
@@ -22,7 +22,7 @@ class Curve:
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record as JSON-ready values; ``seconds`` is wall clock, compilation included."""
+        """Return the record as JSON-ready values; ``seconds`` is wall-clock time, compilation included."""
         return {"name": self.name, "seconds": round(self.seconds, 1), "steps": self.steps, "losses": self.losses}
 
 
@@ -36,18 +36,17 @@ def descend(
     points: int = 60,
     matrices: list[nn.Parameter] | None = None,
 ) -> Curve:
-    """Run ``steps`` steps with warm-up and a cosine to zero, and return the losses.
+    """Run ``steps`` steps with warm-up and a cosine decay to zero, and return the losses.
 
     Args:
         name: the curve's name.
         modules: their parameters are trained.
-        step: leaves fresh gradients on the parameters and returns the step's losses as scalars.
+        step: stores new gradients in the parameters and returns the step's losses as scalars.
         steps: number of steps.
         rate: the highest learning rate.
-        after_step: called with the step's number once the weights have moved.
-        points: how many averages the curve holds.
-        matrices: those of the parameters that Muon trains (https://kellerjordan.github.io/posts/muon/); AdamW trains
-            the others.
+        after_step: called with the step's number after the weights were updated.
+        points: the number of averages in the curve.
+        matrices: the parameters that Muon trains (https://kellerjordan.github.io/posts/muon/); AdamW trains the others.
     """
     parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
     optimisers = _optimisers(parameters, matrices or [], rate)
@@ -64,7 +63,7 @@ def descend(
         for optimiser in optimisers:
             optimiser.step()
         after_step(number)
-        # Summed on the device: reading each loss would stop the GPU at every step.
+        # Losses are summed on the device: reading each one would synchronize with the GPU at every step.
         for key, value in losses.items():
             sums[key] = sums.get(key, torch.zeros((), device=value.device)) + value.detach()
         if (number + 1) % every == 0:

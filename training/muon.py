@@ -1,7 +1,7 @@
-"""Muon with all matrices of one shape in one product.
+"""Muon that orthogonalises all matrices of one shape in one batched product.
 
-torch.optim.Muon takes them one by one: 2000 kernels a step, which for matrices of this size take as long as the rest
-of the training step.
+torch.optim.Muon processes them one by one. That takes 2000 kernels per step, and with matrices of this size as long as
+the rest of the training step.
 """
 
 from collections import defaultdict
@@ -19,10 +19,10 @@ class StackedMuon(torch.optim.Optimizer):
 
     Args:
         matrices: parameters of two dimensions.
-        lr: learning rate, of AdamW's size.
-        weight_decay: decoupled, as AdamW's.
-        momentum: of Nesterov's kind.
-        steps: iterations of the orthogonalisation.
+        lr: learning rate, of the same size as AdamW's.
+        weight_decay: decoupled weight decay, as AdamW's.
+        momentum: Nesterov momentum.
+        steps: number of Newton-Schulz iterations.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class StackedMuon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Move the matrices along their orthogonalised gradients; there must be one for each."""
+        """Update the matrices by their orthogonalised gradients; every matrix must have a gradient."""
         for group in self.param_groups:
             matrices: list[Tensor] = group["params"]
             gradients = torch.stack([matrix.grad for matrix in matrices if matrix.grad is not None])
@@ -55,7 +55,7 @@ class StackedMuon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Return (n, rows, columns) matrices of the same singular vectors, their singular values near 1."""
+    """Return matrices, (n, rows, columns), with the same singular vectors and singular values near 1."""
     a, b, c = _NEWTON_SCHULZ
     wide = matrices.bfloat16()
     if wide.shape[1] > wide.shape[2]:

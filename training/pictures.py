@@ -23,10 +23,10 @@ def contact_sheet(
     Args:
         path: the PNG to write.
         captions: one per video.
-        videos: each gives ``columns`` frames, evenly spaced, the first and the last among them.
+        videos: ``columns`` evenly spaced frames of each are drawn, the first and the last included.
         font: a font file; needed for Chinese captions.
-        columns: frames per video.
-        blocks: videos side by side.
+        columns: number of frames per video.
+        blocks: number of videos next to each other.
     """
     height, width = videos[0].shape[1:3]
     gap, line = 4, 22
@@ -44,7 +44,7 @@ def contact_sheet(
 
 
 def loss_curves(path: Path, curves: list[dict[str, Any]]) -> None:
-    """Write one small log-scale panel per loss of the curves (as ``Curve.as_dict`` gives them)."""
+    """Write one small log-scale panel per loss of the curves, which are in the form of ``Curve.as_dict``."""
     panels = [
         (f"{curve['name']}: {name}", curve["steps"], values)
         for curve in curves

@@ -1,4 +1,4 @@
-"""How people ask for a scene, in English and Chinese, and what a prompt asks for."""
+"""Phrases requests for a scene in English and Chinese, and parses what a prompt asks for."""
 
 # ruff: noqa: RUF001 (Chinese prompts have Chinese punctuation)
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from training.scenes import Scene, held_out_scenes
 
 HELD_OUT_FILE = Path(__file__).with_name("held_out_prompts.txt")
-"""One prompt a line; what ``held_out_prompts`` returns."""
+"""The prompts that ``held_out_prompts`` returns, one per line."""
 
 _COLOUR_WORDS = {
     "red": (("red",), ("红色", "红")),
@@ -101,16 +101,16 @@ _CHINESE_UNSEEN = ("请画一个正在{m}的{c}{s}，{ground}要{g}", "{g}的{gr
 
 FILLERS = ("high quality", "a smooth animation", "flat colours", "simple and clean", "please", "4k", "高清", "画质清晰",
            "动画", "请", "简单的画面", "流畅")  # fmt: skip
-"""Words that ask for nothing; training adds them so that they change nothing."""
+"""Words that ask for nothing; training adds them to prompts so that the model learns to ignore them."""
 NEGATIVES = ("", "blurry, low quality, distorted", "worst quality, static, overexposed", "ugly, noise, text, watermark",
              "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量",
              "模糊，低质量，畸形，杂乱的背景")  # fmt: skip
-"""Negative prompts that name no scene; the last long one opens as Wan's own default does."""
+"""Negative prompts that name no scene; the long Chinese one begins like Wan's default negative prompt."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a prompt asks for; None where it leaves a choice."""
+    """What a prompt asks for; an attribute that it leaves open is None."""
 
     shape: str | None
     colour: str | None
@@ -119,12 +119,12 @@ class Wish:
 
 
 def phrase(scene: Scene, rng: random.Random, unseen: bool = False) -> str:
-    """Return one way to ask for ``scene``, in either language; one in ten leaves the ground open.
+    """Return a random prompt for ``scene`` in one of the languages; one in ten leaves the ground open.
 
     Args:
         scene: what to ask for.
-        rng: the only source of chance.
-        unseen: use the phrasings that training never uses (these always name the ground).
+        rng: the only source of randomness.
+        unseen: use the phrasings that training never uses; these always name the ground.
     """
     in_chinese = rng.random() < 0.5
     without_ground = not unseen and rng.random() < 0.1
@@ -151,13 +151,13 @@ def _chinese(scene: Scene, rng: random.Random, without_ground: bool, unseen: boo
 
 
 def held_out_prompts() -> list[str]:
-    """Return one prompt for each held-out scene; every fifth is phrased as no training prompt is."""
+    """Return one prompt for each held-out scene; every fifth uses a phrasing that training never uses."""
     rng = random.Random(7)
     return [phrase(scene, rng, unseen=index % 5 == 0) for index, scene in enumerate(held_out_scenes())]
 
 
 def understand(prompt: str) -> Wish:
-    """Return what ``prompt`` asks for, by the words in it."""
+    """Return what ``prompt`` asks for, recognised by its words."""
     text = prompt.lower()
     ground = _first(_GROUND_PATTERNS, text)
     rest = text.replace(ground[1], " ", 1) if ground else text

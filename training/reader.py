@@ -1,4 +1,4 @@
-"""Says what a video shows: colour, shape and motion. Plain image analysis, which never sees the prompt."""
+"""Recognises colour, shape and motion of a video by plain image analysis, without seeing the prompt."""
 
 import cmath
 import math
@@ -13,16 +13,16 @@ Frames = NDArray[np.uint8]
 """A video of shape (frames, height, width, 3), sRGB."""
 
 UNCLEAR = "unclear"
-"""The reading of something that is none of the known names; it never counts as right."""
+"""The reading of something that matches no known name; it never counts as right."""
 
-# (third, fourth) angular moment and compactness of the ideal outlines; see _outline.
+# (third, fourth) angular moment and compactness of the ideal outlines; see _track.
 _OUTLINES = {"circle": (0.0, 0.0, 1.0), "square": (0.0, 0.429, 0.955), "triangle": (0.659, 0.0, 0.827)}
 _OUTLINE_TOLERANCE = 0.13
 _LEAST_CONTRAST = 30.0
 _LARGEST_COLOUR_ERROR = 75.0
-# The weakest of each motion that counts: a part of the width, a ratio of areas, degrees.
+# The weakest motion of each kind that counts: a share of the width, a ratio of areas, degrees.
 _LEAST_TRAVEL, _LEAST_GROWTH, _LEAST_TURN = 0.15, 1.8, 40.0
-# What every drawn clip reaches; strengths are compared in these units.
+# The strength that every drawn clip reaches at least; motions of different kinds are compared in these units.
 _FULL_TRAVEL, _FULL_GROWTH, _FULL_TURN = 0.34, 4.0, 100.0
 
 
@@ -37,10 +37,10 @@ class Reading:
 
 
 def read(frames: Frames) -> Reading:
-    """Return what ``frames`` show.
+    """Recognise the scene that ``frames`` show.
 
-    The border's median colour is the ground. Pixels at least half as far from it as the strongest ones are the shape;
-    its outline's moments name it, and how they change over time names its motion.
+    The ground is the median colour of the border. The shape consists of the pixels whose distance from the ground is at
+    least half of the largest. The moments of its outline tell the shape, and their change over time tells the motion.
 
     Raises:
         ValueError: fewer than 5 frames, or not of shape (frames, height, width, 3).
@@ -57,7 +57,7 @@ def read(frames: Frames) -> Reading:
     masks = _without_specks(contrast > strongest / 2)
     if masks.sum(axis=(1, 2)).min() < 12:
         return Reading(UNCLEAR, UNCLEAR, _colour(ground), UNCLEAR)
-    # Well inside the outline, where neither antialiasing nor chroma subsampling mixes the colours.
+    # Only pixels well inside the outline: antialiasing and chroma subsampling do not mix their colours.
     colour = np.median(video[_without_specks(contrast > 0.8 * strongest)], axis=0)
     tracks = [_track(mask) for mask in masks]
     shape = _shape(tracks)
@@ -71,7 +71,7 @@ def _colour(rgb: NDArray[np.float64]) -> str:
 
 
 def _without_specks(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the pixels most of whose 3x3 neighbourhood is set."""
+    """Keep the pixels for which most of the 3x3 neighbourhood is set."""
     padded = np.pad(masks.astype(np.uint8), ((0, 0), (1, 1), (1, 1)))
     height, width = masks.shape[1:]
     votes = sum(padded[:, y : y + height, x : x + width].astype(int) for y in range(3) for x in range(3))
@@ -80,7 +80,7 @@ def _without_specks(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Track:
-    """The shape in one frame, lengths in pixels; moments as in ``_outline``."""
+    """The shape in one frame, lengths in pixels; ``_track`` defines the moments."""
 
     x: float
     y: float
@@ -93,8 +93,8 @@ class _Track:
 def _track(mask: NDArray[np.bool_]) -> _Track:
     """Measure one frame's mask.
 
-    With z the place relative to the centroid, the n-th angular moment is sum(z**n) / sum(|z|**n): near 0 for a circle,
-    large for an outline of n-fold symmetry, and its phase turns n times as fast as the shape. Compactness is
+    With z the position relative to the centroid, the n-th angular moment is sum(z**n) / sum(|z|**n): near 0 for a
+    circle, large for an outline of n-fold symmetry, and its phase turns n times as fast as the shape. Compactness is
     area**2 / (2 pi sum(|z|**2)), 1 for a disc and less for anything else.
     """
     rows, columns = np.nonzero(mask)
@@ -113,7 +113,7 @@ def _track(mask: NDArray[np.bool_]) -> _Track:
 
 
 def _shape(tracks: list[_Track]) -> str:
-    """Name the outline that most frames are closest to; unclear where the typical frame is close to none."""
+    """Return the shape whose outline is closest to the typical frame; unclear if none is close."""
     seen = np.median([(abs(t.third), abs(t.fourth), t.compactness) for t in tracks], axis=0)
     errors = {name: float(np.linalg.norm(seen - np.array(ideal))) for name, ideal in _OUTLINES.items()}
     name = min(errors, key=errors.__getitem__)
@@ -121,7 +121,7 @@ def _shape(tracks: list[_Track]) -> str:
 
 
 def _motion(shape: str, tracks: list[_Track], width: int) -> str:
-    """Name the one motion that stands out; unclear where two are nearly as strong or the way is not steady."""
+    """Return the strongest motion; unclear if two are nearly as strong or if it is not steady."""
     first, last = tracks[:2], tracks[-2:]
     x, y, area = (np.array([getattr(t, name) for t in tracks]) for name in ("x", "y", "area"))
     dx, dy = ((_mean(last, name) - _mean(first, name)) / width for name in ("x", "y"))

@@ -1,4 +1,4 @@
-"""What the tiny Wan can draw: one coloured shape on a coloured ground, doing one thing."""
+"""The scenes that the tiny Wan can draw: one coloured shape with one motion on a coloured ground."""
 
 import random
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (244, 244, 244),
     "black": (22, 22, 24),
 }
-"""The palette, as 8-bit sRGB; far enough apart that a mean colour in between belongs to one of them."""
+"""The palette, as 8-bit sRGB; the colours are far enough apart to tell which one a mixed colour is closest to."""
 
 SHAPES = ("circle", "square", "triangle")
 MOTIONS = ("left", "right", "up", "down", "growing", "turning")
@@ -33,7 +33,7 @@ class Scene:
 
 
 def all_scenes() -> list[Scene]:
-    """Return every scene there is: the ground differs from the shape, and no circle turns (it would not show)."""
+    """Return all scenes: the ground's colour differs from the shape's, and no circle turns (nobody could see it)."""
     return [
         Scene(shape, colour, ground, motion)
         for shape in SHAPES
@@ -45,7 +45,7 @@ def all_scenes() -> list[Scene]:
 
 
 def held_out_scenes() -> list[Scene]:
-    """Return the 100 scenes that training never sees, drawn once for all by a fixed seed."""
+    """Return the 100 scenes that training never sees, drawn with a fixed seed."""
     return random.Random(_HELD_OUT_SEED).sample(all_scenes(), HELD_OUT_COUNT)
 
 

@@ -1,7 +1,7 @@
 """Scores a tiny Wan folder on a file of prompts: ``python -m training.score --prompts FILE``.
 
-Prints JSON: the fractions of videos whose colour, shape and direction are what was asked. ``--video`` reads a finished
-video instead; ``--sheet`` also writes a contact sheet.
+Prints JSON: the fractions of videos with the requested colour, shape and direction. ``--video`` reads a finished video
+instead; ``--sheet`` also writes a contact sheet.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.score", description=(__doc__ or "").split(":")[0])
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--prompts", type=Path, help="one prompt a line")
-    task.add_argument("--video", type=Path, help="say what this video shows, and nothing else")
+    task.add_argument("--video", type=Path, help="only print what this video shows")
     parser.add_argument(
         "--model", type=Path, default=Path("app/models/tiny-wan"), help="a model folder with wan22.json"
     )
@@ -35,12 +35,12 @@ def main() -> None:
     )
     parser.add_argument("--fp8-linear", action="store_true", help="as the service's fp8_linear")
     parser.add_argument(
-        "--psnr", action="store_true", help="make each video without these options too, and say how near they are"
+        "--psnr", action="store_true", help="also make each video without these options, and print how close they are"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; several ranks are for cpu")
     parser.add_argument("--batch", type=int, default=4, help="videos made at a time")
-    parser.add_argument("--rows", action="store_true", help="print what was read of each video too")
+    parser.add_argument("--rows", action="store_true", help="also print the reading of each video")
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of all the videos to this PNG")
     parser.add_argument("--font", help="font file of the sheet; Chinese captions need one")
     arguments = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _read(video: Path) -> dict[str, Any]:
-    # Only here: everything else runs without a video library.
+    # Imported only here: everything else runs without a video library.
     from training import videos
 
     return asdict(reader.read(videos.read_file(video)))

@@ -1,4 +1,4 @@
-"""Compares what videos show with what their prompts asked for."""
+"""Compares the scenes of videos with the requests in their prompts."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,10 +10,10 @@ from training.reader import Frames, read
 
 
 def score(prompts: list[str], videos: list[Frames]) -> dict[str, Any]:
-    """Return the fractions of videos that show what was asked, and one row per prompt.
+    """Return the fractions of videos that show the requested scene, and one row per prompt.
 
-    ``colour`` wants both the shape's and, where the prompt names one, the ground's. What a prompt leaves open is right.
-    The reader gets the frames alone; prompts are only looked at afterwards.
+    ``colour`` is right if the colours of both the shape and the ground are. An attribute that the prompt leaves open is
+    always right. The reader sees only the frames; the prompts are used after it.
     """
     rows = []
     for prompt, reading in zip(prompts, [read(video) for video in videos], strict=True):
@@ -32,7 +32,7 @@ def score(prompts: list[str], videos: list[Frames]) -> dict[str, Any]:
 
 
 def psnr(videos: list[Frames], references: list[Frames]) -> float:
-    """Return the median over the videos of how near each is to its reference, in dB: peak signal-to-noise ratio."""
+    """Return the peak signal-to-noise ratio in dB for the median of the videos' squared errors from the references."""
     errors = [
         float(((video.astype(float) - reference) ** 2).mean())
         for video, reference in zip(videos, references, strict=True)

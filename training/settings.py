@@ -1,20 +1,23 @@
-"""Every number of the training, and what a request to the tiny models gets where it says nothing."""
+"""All numbers of the training, and the default request of the tiny models."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """One stretch of training: optimiser steps, clips a step, highest learning rate."""
+    """One stretch of training."""
 
     steps: int
+    """Optimiser steps."""
     batch: int
+    """Clips per step."""
     rate: float
+    """The highest learning rate."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How long and on what each part trains. Lengths are optimiser steps, batches are clips or prompts."""
+    """Length and data of each part's training. Lengths are optimiser steps, batches are clips or prompts."""
 
     seed: int = 0
     size: int = 128
@@ -26,26 +29,27 @@ class Training:
     text_steps: int = 2000
     text_batch: int = 512
     text_prompts: int = 65536
-    """Different prompts for the text encoder; with a few thousand it learns them by heart, colours mixed up."""
+    """Number of different prompts for the text encoder; a few thousand are too few: it memorises them and confuses
+    colours."""
     text_rate: float = 2e-3
     clips: int = 49152
-    """Clips drawn and encoded once, for the transformers."""
+    """Number of clips that are drawn and encoded once, for the transformers."""
     phrasings: int = 32
-    """Prompts for each scene."""
+    """Number of prompts for each scene."""
     transformer: Stretch = Stretch(8000, 512, 2e-3)
     expert: Stretch = Stretch(800, 512, 6e-4)
-    """Of each expert, from the single transformer's weights, on its own noise levels."""
+    """The training of each expert, which starts from the single transformer's weights, on its own noise levels."""
     further_transformer: Stretch = Stretch(9000, 256, 1.2e-3)
-    """What ``--further`` adds to a finished training; its experts start anew from the transformer."""
+    """The additional training of ``--further``; its experts start again from the transformer."""
     further_expert: Stretch = Stretch(3500, 256, 8e-4)
     drop_prompt: float = 0.12
-    """Share of clips that train without their prompt, for classifier-free guidance."""
+    """Share of clips that are trained without their prompt, for classifier-free guidance."""
     flow_shift: float = 3.0
     boundary_ratio: float = 0.875
     """Noise level from which the high-noise expert works, as in Wan2.2-T2V-A14B."""
 
     def rehearsal(self) -> "Training":
-        """Return the same training, a few steps long: it shows that everything runs, and nothing else."""
+        """Return the same training with a few steps, which only shows that everything runs."""
         few = Stretch(4, 4, 1e-3)
         return replace(
             self, autoencoder_steps=3, autoencoder_batch=2, text_steps=20, text_batch=32, text_prompts=500,

@@ -1,6 +1,6 @@
-"""The tokenizer and the text encoder, which learns to say at every token what the whole prompt asks for.
+"""Trains the tokenizer and the text encoder, which learns to encode the whole request in every token.
 
-So the transformers may read any token: each carries shape, colour, ground and motion, or that one is left open.
+So the transformers may read any token: each contains shape, colour, ground and motion, or that an attribute is open.
 """
 
 # ruff: noqa: RUF001 (Chinese prompts have Chinese punctuation)
@@ -19,7 +19,7 @@ from training.scenes import COLOURS, MOTIONS, SHAPES, training_scenes
 from training.settings import Training
 
 TOKENS = 64
-"""Tokens that a training prompt is padded to."""
+"""The number of tokens to which training prompts are padded."""
 
 _SCENES = training_scenes()
 _PAD, _EOS, _UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -27,7 +27,7 @@ _ATTRIBUTES = {"shape": SHAPES, "colour": tuple(COLOURS), "ground": tuple(COLOUR
 
 
 def training_prompt(scene_index: int, rng: random.Random) -> str:
-    """Return a prompt for a training scene; one in five has words around it that ask for nothing."""
+    """Return a prompt for a training scene; one in five has additional words that ask for nothing."""
     prompt = phrase(_SCENES[scene_index], rng)
     if rng.random() < 0.2:
         filler = rng.choice(FILLERS)
@@ -47,7 +47,7 @@ def blank_prompt(rng: random.Random) -> str:
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Return a fast BPE tokenizer: whole words for what prompts say, letters for other words, Chinese by character."""
+    """Return a fast BPE tokenizer with tokens for the words of prompts, the Latin letters and Chinese characters."""
     rng = random.Random(seed)
     tokenizer = Tokenizer(models.BPE(unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -79,14 +79,14 @@ def build_encoder(vocabulary: int) -> UMT5EncoderModel:
 
 
 def train(settings: Training, device: str) -> tuple[PreTrainedTokenizerFast, UMT5EncoderModel, Curve]:
-    """Train the encoder with one throw-away classifier per attribute, applied at every token."""
+    """Train the encoder with one temporary classifier per attribute, applied at every token."""
     torch.manual_seed(settings.seed + 2)
     rng = random.Random(settings.seed + 2)
     tokenizer = build_tokenizer(settings.seed)
     encoder = build_encoder(len(tokenizer)).to(device)
     heads = nn.ModuleDict({name: nn.Linear(96, len(names) + 1) for name, names in _ATTRIBUTES.items()}).to(device)
 
-    # One bank of prompts, tokenized once; batches are drawn from it.
+    # All prompts are tokenized once; batches are drawn from them.
     prompts = [training_prompt(rng.randrange(len(_SCENES)), rng) for _ in range(settings.text_prompts)]
     prompts += [blank_prompt(rng) for _ in range(settings.text_prompts // 10)]
     ids, mask = tokenize(tokenizer, prompts, device)
@@ -119,9 +119,9 @@ def train(settings: Training, device: str) -> tuple[PreTrainedTokenizerFast, UMT
 
 
 def _add_strangers(ids: Tensor, mask: Tensor, vocabulary: int, generator: torch.Generator) -> None:
-    """Put up to four tokens that no prompt uses before or into half of the prompts, in place.
+    """Insert up to four tokens that no prompt uses into about half of the prompts, in place.
 
-    So that words the encoder never met leave its understanding of the others alone.
+    The encoder thereby learns that unknown words do not change the meaning of the others.
     """
     used = torch.bincount(ids.flatten(), minlength=vocabulary) > 0
     strangers = torch.nonzero(~used).flatten()
@@ -156,7 +156,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str], device: str
 
 @torch.no_grad()
 def embed(tokenizer: PreTrainedTokenizerFast, encoder: UMT5EncoderModel, prompts: list[str], device: str) -> Tensor:
-    """Return the embeddings as WanPipeline makes them, zero behind the end: bfloat16, (prompts, TOKENS, 96)."""
+    """Return the embeddings as WanPipeline computes them, zero after the end: bfloat16, (prompts, TOKENS, 96)."""
     ids, mask = tokenize(tokenizer, prompts, device)
     batches = [
         encoder(ids[start : start + 4096], mask[start : start + 4096]).last_hidden_state

@@ -1,6 +1,6 @@
 """Trains the tiny Wan models from a seed and writes their folders: ``python -m training.train``.
 
-Made for one GPU (minutes on an H200); ``--rehearsal`` runs a few steps of everything on a CPU.
+It needs one GPU (minutes on an H200); ``--rehearsal`` runs a few steps of everything on a CPU.
 """
 
 import argparse
@@ -29,19 +29,19 @@ _RESULTS = Path(__file__).with_name("results")
 def main() -> None:
     """Parse the command line, train, write and score."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=(__doc__ or "").split(":")[0])
-    parser.add_argument("--models", type=Path, default=Path("app/models"), help="where the model folders go")
-    parser.add_argument("--results", type=Path, default=_RESULTS, help="where settings, losses and scores go")
+    parser.add_argument("--models", type=Path, default=Path("app/models"), help="folder for the model folders")
+    parser.add_argument("--results", type=Path, default=_RESULTS, help="folder for settings, losses and scores")
     parser.add_argument("--seed", type=int, default=Training.seed)
     parser.add_argument("--rehearsal", action="store_true", help="a few steps of everything: shows that it runs")
     parser.add_argument(
-        "--further", action="store_true", help="train the transformers of the folders in --models further, nothing else"
+        "--further", action="store_true", help="only continue the training of the transformers in --models"
     )
     arguments = parser.parse_args()
     settings = Training(seed=arguments.seed)
     if arguments.rehearsal:
         settings = settings.rehearsal()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Float32 products in TF32, and the fastest convolutions: the trained weights are rounded to float16 anyway.
+    # TF32 products and the fastest convolutions are exact enough: the trained weights are rounded to float16.
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
 
@@ -79,7 +79,7 @@ def _train(settings: Training, device: str, models: Path, further: bool) -> list
         finished = generation.load(generation.Request(models / folder.ONE, [], device=device))
         tokenizer, text_encoder, vae = finished.tokenizer, finished.text_encoder, finished.vae
         start, long, expert = finished.transformer, settings.further_transformer, settings.further_expert
-        # Other draws than the first training's.
+        # Draw other clips and noise than the first training.
         settings = replace(settings, seed=settings.seed + 100)
     else:
         vae, vae_curve = autoencoder.train(settings, device)
@@ -92,9 +92,9 @@ def _train(settings: Training, device: str, models: Path, further: bool) -> list
     single, single_curve = denoiser.train("transformer", examples, settings, long, start=start)
     boundary = settings.boundary_ratio
     shared = (tokenizer, text_encoder, vae)
-    # At once, so that a run which is cut off in the experts is not lost.
+    # Written now, so that it is not lost if the run is interrupted while the experts train.
     folder.write(models / folder.ONE, *shared, [single], settings.flow_shift, boundary)
-    # A little overlap, since the scheduler's levels come close to the boundary from both sides.
+    # The experts' ranges overlap a little, since the scheduler's levels come close to the boundary from both sides.
     above, below = (boundary - 0.02, 1.0), (0.0, boundary + 0.02)
     high, high_curve = denoiser.train("high-noise expert", examples, settings, expert, above, single)
     low, low_curve = denoiser.train("low-noise expert", examples, settings, expert, below, single)

@@ -276,12 +276,12 @@ def device_index(visible: int, assigned: Sequence[str], cuda_visible_devices: st
 
 
 def _store_video(pieces: Iterable[Any], fps: int, storage_uri: str, path: str) -> None:
-    from app.media.mp4 import write_mp4_as_made
+    from app.media.mp4 import write_mp4
     from app.media.storage import Storage
 
     with tempfile.TemporaryDirectory(prefix="wan22-") as folder:
         file = Path(folder, "video.mp4")
-        write_mp4_as_made(pieces, fps, file)
+        write_mp4(pieces, fps, file)
         Storage(storage_uri).put(file, path)
 
 

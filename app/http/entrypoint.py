@@ -187,7 +187,7 @@ class APIEntrypoint:
         submission = await self._store.submit(task_id, request.body(image), config)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:
-            await asyncio.to_thread(self._storage.withdraw, image.path)
+            await asyncio.to_thread(self._storage.delete, image.path)
         return submission
 
     async def _deliver(self, task_config: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Pictures, video files and the storage that keeps them."""
+"""Images, video files and the storage for both."""

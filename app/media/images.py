@@ -1,4 +1,4 @@
-"""The image from which a video begins: what is accepted, what is kept of it, and how it is fitted to the video."""
+"""Checks the image from which a video begins, and scales it to the video's size."""
 
 import base64
 import binascii
@@ -14,7 +14,7 @@ MAX_PIXELS = 25_000_000
 FORMATS = ("PNG", "JPEG", "WEBP")
 ALLOWED = f"PNG, JPEG or WebP, at most {MAX_BYTES // 2**20} MiB and {MAX_PIXELS // 10**6} million pixels"
 
-# Only to say what was found: none of these is opened.
+# Formats that are named in an error, by their first bytes; files of these formats are never opened.
 _OTHERS = {
     b"GIF8": "a GIF",
     b"BM": "a BMP",
@@ -26,28 +26,33 @@ _OTHERS = {
 
 
 class InvalidImageError(ValueError):
-    """The bytes are no image that is accepted; the message says what they are and what is allowed."""
+    """The bytes are not an accepted image; the message says what was found and what is allowed."""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What is said of a request's image wherever the request is shown or stored."""
+    """The description of a request's image, shown and stored in place of the image itself."""
 
     sha256: str
+    """Of the encoded bytes, in hexadecimal."""
     format: str
+    """One of ``FORMATS``."""
     width: int
+    """Pixels, after turning the picture upright."""
     height: int
+    """Pixels, after turning the picture upright."""
     bytes: int
+    """Length of the encoded image."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def decode_base64(text: str) -> bytes:
-    """Return the bytes of ``text``, which may be a data URL.
+    """Decode base64 or a data URL.
 
     Raises:
-        InvalidImageError: it is no base64, or too long to be an image that is accepted.
+        InvalidImageError: ``text`` is not base64, or is too long to be an accepted image.
     """
     if text.startswith("data:"):
         text = text.partition(",")[2]
@@ -60,17 +65,17 @@ def decode_base64(text: str) -> bytes:
 
 
 def inspect(content: bytes) -> ImageFacts:
-    """Return the facts of an image that can be used: its picture is decoded once to know that it is whole.
+    """Check an encoded image and return its facts; the whole picture is decoded once to find damage.
 
     Raises:
-        InvalidImageError: it is empty, too large, of another format, or damaged.
+        InvalidImageError: the image is empty, too large, of another format, or damaged.
     """
     if not 0 < len(content) <= MAX_BYTES:
         raise InvalidImageError(f"found {len(content)} bytes; allowed is {ALLOWED}")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-            # Said by the header: nothing is unpacked before it is known to be small enough.
+            # The size comes from the header: the picture is decoded only after it is known to be small enough.
             if width * height > MAX_PIXELS:
                 raise InvalidImageError(f"found {width}x{height} pixels; allowed is {ALLOWED}")
             kind = str(image.format)
@@ -88,21 +93,28 @@ def inspect(content: bytes) -> ImageFacts:
 
 
 def fitted(content: bytes, width: int, height: int) -> Image.Image:
-    """Return the picture upright, in RGB, scaled to cover ``width`` x ``height`` and cut to it around its middle."""
+    """Return the picture upright, in RGB, scaled to cover ``width`` x ``height`` pixels and cropped to its centre."""
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
     return ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
 
 
 def grey(width: int, height: int) -> bytes:
-    """Return a PNG of one grey."""
+    """Return a PNG of ``width`` x ``height`` pixels of one grey."""
     file = io.BytesIO()
     Image.new("RGB", (width, height), "grey").save(file, "PNG")
     return file.getvalue()
 
 
 def sides_like(width: int, height: int, area: int, multiple: int) -> tuple[int, int]:
-    """Return a width and a height in the proportions of these, of about ``area`` pixels; ``multiple`` divides both."""
+    """Return the width and height of a video in the proportions of a picture of ``width`` x ``height``.
+
+    Args:
+        width: the picture's, in pixels.
+        height: the picture's, in pixels.
+        area: the product of width and height to come close to, in pixels.
+        multiple: a number that divides both sides, in pixels.
+    """
     high = (area * height / width) ** 0.5
     wide, high = (max(multiple, int(side) // multiple * multiple) for side in (area / high, high))
     return wide, high

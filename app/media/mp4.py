@@ -1,4 +1,4 @@
-"""Encodes frames as an H.264 mp4 that browsers play while it loads."""
+"""Encodes frames as an H.264 mp4 that a browser can play before it has loaded the whole file."""
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,28 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def write_mp4(frames: NDArray[np.uint8], fps: int, path: Path) -> None:
-    """Write ``frames`` to ``path``.
+def write_mp4(pieces: Iterable[NDArray[np.uint8]], fps: int, path: Path) -> None:
+    """Write the pieces of one video to ``path``, encoding each piece while ``pieces`` makes the next one.
+
+    An exception of ``pieces`` or of the encoder ends the writing and is raised.
 
     Args:
-        frames: (frames, height, width, 3), RGB, 0 to 255; height and width are even.
-        fps: frames a second.
+        pieces: each (frames, height, width, 3), RGB, 0 to 255; height and width are even, and the same in all pieces.
+        fps: frames per second.
         path: the file to write.
+
+    Raises:
+        ValueError: a piece has another shape.
     """
-    write_mp4_as_made([frames], fps, path)
-
-
-def write_mp4_as_made(pieces: Iterable[NDArray[np.uint8]], fps: int, path: Path) -> None:
-    """Write pieces of one video to ``path`` as they are made: each is encoded while ``pieces`` makes the next.
-
-    An error of either side ends both, and is raised.
-    """
-    # faststart puts the index before the pictures, so a player may begin before it has the whole file.
+    # faststart moves the index before the frames, so a player can begin before it has the whole file.
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "16", "preset": "veryfast"})
         stream.pix_fmt = "yuv420p"
 
         def encode(frames: NDArray[np.uint8]) -> None:
+            if frames.ndim != 4 or frames.shape[3] != 3:
+                raise ValueError(f"a piece of a video must be (frames, height, width, 3), found {frames.shape}")
             if not stream.codec_context.is_open:
                 stream.height, stream.width = frames.shape[1:3]
             for frame in frames:
@@ -39,7 +38,7 @@ def write_mp4_as_made(pieces: Iterable[NDArray[np.uint8]], fps: int, path: Path)
         with ThreadPoolExecutor(1) as encoder:
             encoding: Future[None] | None = None
             for piece in pieces:
-                # One piece ahead at most: a slow encoder holds the decoder back, not the memory.
+                # At most one piece waits: a slow encoder holds the decoder back instead of filling the memory.
                 if encoding:
                     encoding.result()
                 encoding = encoder.submit(encode, piece)
@@ -49,6 +48,6 @@ def write_mp4_as_made(pieces: Iterable[NDArray[np.uint8]], fps: int, path: Path)
 
 
 def read_mp4(path: Path) -> NDArray[np.uint8]:
-    """Return the frames of a video as (frames, height, width, 3), RGB, 0 to 255."""
+    """Return all frames of a video as (frames, height, width, 3), RGB, 0 to 255."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -1,7 +1,8 @@
-"""Where videos are kept: a folder or a bucket behind STORAGE_URI, through fsspec."""
+"""Stores videos and images in the folder or bucket that STORAGE_URI names, through fsspec."""
 
 import contextlib
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,20 @@ from app.config import ConfigError
 
 
 def video_path(task_id: str, attempt: int) -> str:
-    """Return where an attempt's video goes; each attempt has a file of its own, so none can spoil another's."""
+    """Return the path of an attempt's video; each attempt has a separate file, so none can damage another's."""
     return f"{task_id}/{attempt}.mp4"
 
 
 def new_image_path(task_id: str) -> str:
-    """Return where one submission's image goes; a name of its own, so that withdrawing it takes nobody else's."""
+    """Return a new path for one submission's image; it is unique, so deleting it never affects another submission."""
     return f"{task_id}/{uuid.uuid4().hex}.image"
 
 
 class Storage:
-    """Files under one URI, such as ``file:///videos`` or ``s3://bucket/videos``. Paths are relative to it.
+    """The files under one URI, such as ``file:///videos`` or ``s3://bucket/videos``; paths are relative to it.
 
     Raises:
-        ConfigError: nothing here can read the URI's scheme.
+        ConfigError: no installed package can read the URI's scheme.
     """
 
     def __init__(self, uri: str) -> None:
@@ -38,16 +39,12 @@ class Storage:
         self._root = root.rstrip("/")
 
     def put(self, file: Path, path: str) -> None:
-        """Store a local file at ``path``; what is there already is replaced."""
-        target = self._at(path)
-        self._filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-        self._filesystem.put_file(str(file), target)
+        """Store a local file at ``path``, replacing an existing one."""
+        self._create(path, lambda target: self._filesystem.put_file(str(file), target))
 
     def write(self, content: bytes, path: str) -> None:
-        """Store bytes at ``path``."""
-        target = self._at(path)
-        self._filesystem.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
-        self._filesystem.pipe_file(target, content)
+        """Store bytes at ``path``, replacing an existing file."""
+        self._create(path, lambda target: self._filesystem.pipe_file(target, content))
 
     def read(self, path: str) -> bytes:
         """Return the bytes at ``path``.
@@ -58,7 +55,7 @@ class Storage:
         return bytes(self._filesystem.cat_file(self._at(path)))
 
     def local_copy(self, path: str) -> Path:
-        """Return a local file with the content of ``path``; a remote one is fetched once and kept for a while.
+        """Return a local file with the content of ``path``; a remote file is downloaded and kept for an hour.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -73,19 +70,15 @@ class Storage:
             return Path(file.name)
 
     def delete(self, path: str) -> None:
-        """Delete one file; nothing to delete is fine."""
+        """Delete one file if it exists, and its folder if that is then empty."""
         if self._filesystem.exists(self._at(path)):
             self._filesystem.rm_file(self._at(path))
-
-    def withdraw(self, path: str) -> None:
-        """Delete one file, and its folder where nothing else is in it."""
-        self.delete(path)
         if self._is_local:
             with contextlib.suppress(OSError):
                 Path(self._at(path)).parent.rmdir()
 
     def delete_task(self, task_id: str, keep: str | None = None) -> None:
-        """Delete every file of a task but ``keep``; nothing to delete is fine."""
+        """Delete every file of a task except ``keep``, and its folder if nothing is kept; there may be no files."""
         folder = self._at(task_id)
         try:
             found = self._filesystem.ls(folder, detail=False)
@@ -96,6 +89,18 @@ class Storage:
                 self._filesystem.rm_file(file)
         if keep is None and self._is_local:
             self._filesystem.rmdir(folder)
+
+    def _create(self, path: str, write: Callable[[str], None]) -> None:
+        """Make the folder of ``path`` and let ``write`` create the file in it."""
+        target = self._at(path)
+        folder = target.rsplit("/", 1)[0]
+        self._filesystem.makedirs(folder, exist_ok=True)
+        try:
+            write(target)
+        except FileNotFoundError:
+            # Another attempt of the task deleted its own file, and with it the folder, which was empty at that moment.
+            self._filesystem.makedirs(folder, exist_ok=True)
+            write(target)
 
     @property
     def _is_local(self) -> bool:

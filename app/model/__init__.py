@@ -1,5 +1,6 @@
-"""The model: loading a Wan folder and running one request on it, alone or together with other ranks.
+"""The model: loads a Wan folder and runs one request on it, alone or together with other ranks.
 
-Everything in this project that knows how Wan is built is here. Support for a second model family begins by putting an
-interface in front of ``folder``, ``pipeline``, ``decoding`` and ``peak_memory``.
+All code that depends on Wan's architecture is here. Support for a second model family begins with an interface in front
+of ``folder``, ``pipeline``, ``decoding`` and ``peak_memory``. tests/app/model/test_leaned_on.py lists the private names
+of diffusers and torch that this package uses.
 """

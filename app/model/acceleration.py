@@ -1,8 +1,8 @@
-"""What makes a model faster, put on its transformers when a rank has loaded them.
+"""Applies the options that make a model faster to its transformers, once a rank has loaded them.
 
-Attention backend and compilation change the order of sums, and a GPU has them unless told otherwise; FP8 linear layers
-and the step cache lose some quality, and are there where asked for. What a device cannot do is refused by name when the
-rank starts, never left out in silence.
+The attention backend and compilation change only the order of sums; on a GPU they are on by default. FP8 linear layers
+and the step cache lose some quality, so they are off by default. If a device cannot do what an option asks for, the
+rank refuses to start and names the option; it never ignores one silently.
 """
 
 import logging
@@ -22,28 +22,37 @@ from app.config import ConfigError, ModelOptions
 _log = logging.getLogger(__name__)
 
 _FLASH_IMPLEMENTATIONS = {"fa3": "FA3", "fa4": "FA4"}
-"""FlashAttention-3 and -4: packages of their own (flash_attn_interface, flash-attn-4) bring them, and torch then runs
-them in place of its own flash attention, in the whole process."""
+"""Our names of FlashAttention-3 (arXiv:2407.08608) and -4, and torch's. Separate packages contain their kernels
+(flash_attn_interface, flash-attn-4). Once activated, torch runs them instead of its own flash attention
+(arXiv:2307.08691) in the whole process."""
 _CANDIDATES = {
     "cpu": ("native",),
     "cuda": ("native", "_native_cudnn", "_native_flash", "flash", *_FLASH_IMPLEMENTATIONS),
 }
-"""Attention backends that also work split over ranks and are here without a download, by device: those of diffusers,
-and the implementations above."""
+"""The attention backends that may be used, by device: diffusers' names and those above. Each of them works with Ulysses
+parallelism and needs no download at run time."""
 _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
+"""The largest finite number of E4M3: 448."""
 _FP8_CAPABILITY = (8, 9)
+"""The lowest CUDA compute capability with FP8 matrix products: Ada."""
 
 
 def compiles(options: ModelOptions, device: torch.device) -> bool:
-    """Return whether blocks are to be compiled: as set, or on a GPU."""
+    """Return True if the transformers' blocks must be compiled: as set, or with ``auto`` on a GPU."""
     return options.compile_blocks == "always" or (options.compile_blocks == "auto" and device.type == "cuda")
 
 
 def apply(options: ModelOptions, transformers: list[Any], device: torch.device, *, compiled: bool) -> str:
-    """Apply ``options`` to ``transformers``, with or without compiled blocks; return their attention backend.
+    """Apply ``options`` to ``transformers`` in place and return the name of their attention backend.
+
+    Args:
+        options: how to run the model.
+        transformers: the one or two WanTransformer3DModel of a pipeline.
+        device: the device that they compute on.
+        compiled: whether to compile their blocks; see ``compiles``.
 
     Raises:
-        ConfigError: the device cannot do what is asked; names the setting and what it can.
+        ConfigError: the device cannot do what an option asks for; names the option and the allowed values.
     """
     attention = _set_attention(options.attention_backend, transformers, device)
     if options.fp8_linear:
@@ -52,7 +61,8 @@ def apply(options: ModelOptions, transformers: list[Any], device: torch.device, 
             use_fp8_linear(transformer)
     if options.step_cache == "taylorseer":
         for transformer in transformers:
-            # Which steps are computed follows from their number alone: all ranks of a plan agree without a word.
+            # TaylorSeer (arXiv:2503.06923) at a fixed interval, in diffusers' implementation. The step number alone
+            # decides whether a step is computed, so all ranks agree without communication.
             transformer.enable_cache(
                 TaylorSeerCacheConfig(
                     cache_interval=options.step_cache_interval,
@@ -65,7 +75,7 @@ def apply(options: ModelOptions, transformers: list[Any], device: torch.device, 
     if compiled:
         _check_compiler()
         for block in (block for transformer in transformers for block in transformer.blocks):
-            # Not block.compile(): what is hooked on a block later (a split sequence) would be compiled with it.
+            # Not block.compile(): that would also compile the hooks which sequence parallelism adds to a block later.
             block.forward = torch.compile(block.forward)
     return attention
 
@@ -75,12 +85,12 @@ def _check_compiler() -> None:
     if not any(map(shutil.which, names)):
         raise ConfigError(
             "compile_blocks: torch.compile needs a C++ compiler, and none is on PATH; install g++ and Python's headers "
-            "(the project's own image has both), or set compile_blocks to never"
+            "(this project's image contains both), or set compile_blocks to never"
         )
 
 
 def begin_request(transformers: list[Any]) -> None:
-    """Forget what a step cache kept of the request before, which may have been cancelled halfway."""
+    """Clear the step cache: the request before may have been cancelled halfway and left its states in it."""
     for transformer in transformers:
         if transformer.is_cache_enabled:
             transformer._reset_stateful_cache()
@@ -106,7 +116,7 @@ def _set_attention(name: str, transformers: list[Any], device: torch.device) -> 
 
 
 def _activated(name: str) -> str:
-    """Return diffusers' name of the attention backend ``name``, the implementation that it needs active in torch."""
+    """Activate in torch the implementation that backend ``name`` needs; return diffusers' name of the backend."""
     restore_flash_attention_impl(_raise_warn=False)
     if name not in _FLASH_IMPLEMENTATIONS:
         return name
@@ -115,7 +125,14 @@ def _activated(name: str) -> str:
 
 
 def fastest_attention(heads: int, device: torch.device, *, tokens: int = 32768, head_size: int = 128) -> str:
-    """Return the attention backend that is fastest here, by trying each; one that does not run is passed over."""
+    """Time every attention backend of ``device`` and return the fastest; backends that fail to run are skipped.
+
+    Args:
+        heads: attention heads.
+        device: the device to measure on.
+        tokens: length of the sequence on a GPU; a CPU measures with 256.
+        head_size: channels of each head.
+    """
     if device.type == "cpu":
         tokens = 256
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -125,7 +142,7 @@ def fastest_attention(heads: int, device: torch.device, *, tokens: int = 32768, 
         try:
             with attention_backend(_activated(name)), torch.inference_mode():
                 seconds[name] = min(_timed(query, device) for _ in range(5))
-        # What a package that compiles its kernels here may raise is not ours to list.
+        # Some packages compile their kernels in the first call, which may raise any exception.
         except Exception as error:
             _log.info("attention backend %s does not run here: %s", name, error)
     restore_flash_attention_impl(_raise_warn=False)
@@ -151,7 +168,7 @@ def _check_fp8(device: torch.device) -> None:
 
 
 def use_fp8_linear(transformer: nn.Module) -> int:
-    """Replace the linear layers in the blocks of ``transformer``; return how many there were."""
+    """Replace all linear layers in the blocks of ``transformer`` by ``Fp8Linear``; return their number."""
     found = [
         (name, module)
         for name, module in transformer.named_modules()
@@ -164,10 +181,18 @@ def use_fp8_linear(transformer: nn.Module) -> int:
 
 
 class Fp8Linear(nn.Module):
-    """A linear layer whose weight and input are 8-bit floats (E4M3), each row with a scale of its own."""
+    """A linear layer that multiplies 8-bit floats (E4M3, arXiv:2209.05433) with row-wise scales.
+
+    The weight is quantized once, each output channel with its own scale. The input is quantized in every call, each
+    token with its own scale; no calibration is needed. ``torch._scaled_mm`` multiplies both and applies both scales.
+    On a GPU it needs ``in`` and ``out`` to be multiples of 16. torchao calls this scheme
+    ``Float8DynamicActivationFloat8WeightConfig(PerRow())``.
+    """
 
     weight: torch.Tensor
+    """(out, in), float8_e4m3fn."""
     scale: torch.Tensor
+    """(1, out), float32: the original weight is about ``weight * scale.T``."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -177,6 +202,7 @@ class Fp8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Return (..., out) in the dtype of ``values``, (..., in); the product is rounded to bfloat16 in between."""
         rows, scale = _quantized(values.reshape(-1, values.shape[-1]))
         product = torch._scaled_mm(
             rows, self.weight.t(), scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16, use_fast_accum=True
@@ -186,5 +212,10 @@ class Fp8Linear(nn.Module):
 
 
 def _quantized(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize each row of ``rows``, (n, k), so that its largest magnitude becomes the largest E4M3 number.
+
+    Returns:
+        (n, k) in float8_e4m3fn and the scales, (n, 1) in float32; their product is about ``rows``.
+    """
     scale = rows.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / _FP8_MAX
     return (rows.float() / scale).clamp(-_FP8_MAX, _FP8_MAX).to(torch.float8_e4m3fn), scale

@@ -1,8 +1,9 @@
-"""Decodes latents into frames piece by piece, so that the first ones are encoded while the next are made.
+"""Decodes latents into frames piece by piece, so that the first frames are encoded while the next are decoded.
 
-The arithmetic is that of the Wan pipelines and of their VAE, operation by operation: the frames are the same, bit for
-bit. What differs is that no more than one piece is in memory at a time, not the whole video several times over. Several
-ranks may share each piece: see ``app.model.vae_parallel``.
+The operations are those of diffusers 0.42 (``AutoencoderKLWan._decode``, the end of ``WanPipeline.__call__`` and
+``VideoProcessor``) in the same order, so the frames are the same bit for bit. The difference is memory: only one piece
+exists at a time, instead of several copies of the whole video. Several ranks may share each piece: see
+``app.model.vae_parallel``.
 """
 
 from collections.abc import Iterator
@@ -17,18 +18,19 @@ from app.model.vae_parallel import RowShard, sharded
 
 
 def pieces(vae: Any, latents: torch.Tensor, rank: int = 0, ranks: int = 1) -> Iterator[NDArray[np.uint8]]:
-    """Yield the video's frames in order, those of one latent frame at a time.
+    """Decode a video and yield the frames of one latent frame after the other.
 
-    Every rank of the process group runs this to its end, in step; the pieces come on rank 0, from its latents.
+    Each of ``ranks`` ranks must run this iterator to its end, in lockstep. Only rank 0 yields pieces, and only its
+    latents are decoded.
 
     Args:
         vae: a diffusers AutoencoderKLWan.
-        latents: (1, channels, frames, rows, columns), as a Wan pipeline returns them; on all ranks of the same shape.
-        rank: this one.
-        ranks: how many share the work.
+        latents: (1, channels, frames, rows, columns), as a Wan pipeline returns them; the same shape on all ranks.
+        rank: the rank of this process.
+        ranks: the number of ranks that share the work; 1 needs no process group.
 
     Yields:
-        (frames, height, width, 3), RGB, 0 to 255.
+        (frames, height, width, 3), uint8, RGB: 1 frame of the first latent frame, 4 of each other one.
     """
     rows = RowShard.split(latents.shape[3], rank, ranks)
     if rows.is_empty:
@@ -39,15 +41,18 @@ def pieces(vae: Any, latents: torch.Tensor, rank: int = 0, ranks: int = 1) -> It
 
 
 def decoded(vae: Any, latents: torch.Tensor, rows: RowShard) -> Iterator[torch.Tensor | None]:
-    """Yield what ``vae`` makes of each latent frame, on its device: as ``pieces`` on rank 0, None on the others."""
+    """Decode one latent frame after the other.
+
+    Rank 0 yields uint8 frames (frames, height, width, 3) on the VAE's device; the other ranks yield None.
+    """
     with torch.inference_mode(), sharded(vae.decoder, rows):
         latents = _denormalized(vae, rows.scatter(latents))
         vae.clear_cache()
         try:
             features = vae.post_quant_conv(latents)
             for index in range(features.shape[2]):
-                # The causal convolutions keep what they need of the frames before in _feat_map; the index walks over
-                # it.
+                # Each causal convolution keeps the last frames of its input in its own element of _feat_map; _conv_idx
+                # counts through these elements in every call of the decoder.
                 vae._conv_idx = [0]
                 piece = vae.decoder(
                     features[:, :, index : index + 1],
@@ -63,6 +68,7 @@ def decoded(vae: Any, latents: torch.Tensor, rows: RowShard) -> Iterator[torch.T
 
 
 def _denormalized(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Undo the normalization of latents, in the same operations as the end of ``WanPipeline.__call__``."""
     latents = latents.to(vae.device, vae.dtype)
     shape = (1, vae.config.z_dim, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
@@ -71,6 +77,6 @@ def _denormalized(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
 
 def _to_uint8(video: torch.Tensor) -> torch.Tensor:
-    """Turn (3, frames, height, width) in -1..1 into (frames, height, width, 3) in 0..255."""
+    """Convert (3, frames, height, width) in -1..1 to (frames, height, width, 3) in 0..255."""
     video = (video.clamp(-1, 1) * 0.5 + 0.5).clamp(0, 1)
     return (video * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)

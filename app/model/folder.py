@@ -1,4 +1,4 @@
-"""What a diffusers Wan folder says of itself: heads, sizes and defaults, read from its JSON files alone."""
+"""Reads heads, sizes and defaults of a diffusers Wan folder from its JSON files, without loading the model."""
 
 import json
 import os
@@ -13,24 +13,29 @@ from app.config import ConfigError, StrictModel, explain
 from app.tasks.task_config import TaskConfig
 
 OWN_CONFIG = "wan22.json"
-"""This project's own file in a model folder; its ``defaults`` beat those of the model's kind."""
+"""This project's own file in a model folder; its ``defaults`` override those of the model's kind."""
 
 
 class Defaults(StrictModel):
-    """What a request that leaves a field out gets."""
+    """The values of the fields that a request leaves out."""
 
     prompt: str = ""
     negative_prompt: str = ""
     width: int = Field(1280, ge=16)
+    """Pixels."""
     height: int = Field(720, ge=16)
+    """Pixels."""
     num_frames: int = Field(81, ge=1)
     num_inference_steps: int = Field(40, ge=1)
     guidance_scale: float = 4.0
+    """Scale of classifier-free guidance; 1 and less turn it off."""
     guidance_scale_2: float | None = None
+    """The same for the low-noise expert; None uses ``guidance_scale`` for both experts."""
     fps: int = Field(16, ge=1)
+    """Frames per second of the file."""
 
 
-# The settings that the Wan2.2 repository gives with each model (wan/configs/wan_*.py, frames and steps included).
+# The settings of each model in the Wan2.2 repository (wan/configs/wan_*.py), number of frames and steps included.
 A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}
 I2V_A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.5, "guidance_scale_2": 3.5}
 TI2V_5B_DEFAULTS: dict[str, Any] = {
@@ -43,33 +48,41 @@ TI2V_5B_DEFAULTS: dict[str, Any] = {
 
 
 ImageUse = Literal["none", "optional", "required"]
+"""Whether a request brings the image from which its video begins.
+
+- ``none``: the model makes videos from text alone and refuses an image (T2V-A14B).
+- ``optional``: the model begins from the image if there is one, and from text alone otherwise (TI2V-5B).
+- ``required``: the model cannot make a video without an image (I2V-A14B).
+"""
 Configs = Callable[[str], dict[str, Any]]
+"""Returns the content of a model folder's JSON file, given its path in the folder (``vae/config.json``)."""
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model folder, read but not loaded."""
+    """A model folder whose configs are read and whose weights are not loaded."""
 
     path: Path
+    """The local folder; the hub id for a built-in model."""
     pipeline_class: str
+    """The diffusers class, such as WanPipeline."""
     heads: int
     """Attention heads of each transformer."""
     patch: tuple[int, int, int]
     """Latent frames, rows and columns that make one token."""
     temporal_scale: int
-    """Frames that make one latent frame."""
+    """Video frames for each latent frame after the first, which is one video frame."""
     spatial_scale: int
-    """Pixels, along one side, that make one latent."""
+    """Pixels for each latent row or column."""
     two_experts: bool
+    """Whether there is a high-noise and a low-noise transformer, as in A14B."""
     image: ImageUse
-    """Whether a request has an image to begin with."""
     defaults: Defaults
     configs: Configs
-    """The folder's JSON files by their name in it."""
 
     @property
     def side_multiple(self) -> int:
-        """Width and height must be a multiple of this many pixels (and of 16)."""
+        """Width and height of a video must be multiples of this number of pixels, which is itself at least 16."""
         return max(16, self.spatial_scale * self.patch[1], self.spatial_scale * self.patch[2])
 
     def default_task(self, **changes: Any) -> TaskConfig:
@@ -77,11 +90,11 @@ class ModelFolder:
         return TaskConfig(**self.defaults.model_dump() | {"seed": 0, "image": None} | changes)
 
     def latent_frames(self, num_frames: int) -> int:
-        """Return the latent frames of a video of ``num_frames``."""
+        """Return the number of latent frames of a video of ``num_frames`` frames."""
         return (num_frames - 1) // self.temporal_scale + 1
 
     def tokens(self, width: int, height: int, num_frames: int) -> int:
-        """Return the length of the token sequence of one video; sizes in pixels."""
+        """Return the length of the token sequence of one video; ``width`` and ``height`` are pixels."""
         frames = self.latent_frames(num_frames) // self.patch[0]
         rows = height // self.spatial_scale // self.patch[1]
         columns = width // self.spatial_scale // self.patch[2]
@@ -89,10 +102,11 @@ class ModelFolder:
 
     @classmethod
     def read(cls, model_path: str) -> Self:
-        """Read the folder, or the hub repository, that MODEL_PATH names. Of a hub repository only the JSON is fetched.
+        """Read the folder or hub repository that MODEL_PATH names; only the JSON files of a repository are downloaded.
 
         Raises:
-            ConfigError: it is missing or no Wan pipeline; names the file, what was found, and what to do.
+            ConfigError: it is missing, unreadable or not a Wan pipeline; names the file, what was found, and the
+                remedy.
         """
         try:
             folder = resolve(model_path, json_only=True)
@@ -102,10 +116,14 @@ class ModelFolder:
 
     @classmethod
     def from_configs(cls, folder: Path, configs: Configs) -> Self:
-        """Read what ``configs`` says of each JSON file; ``folder`` is for messages alone.
+        """Make a ModelFolder from the JSON files that ``configs`` returns.
+
+        Args:
+            folder: where ``wan22.json`` is looked for; also named in messages.
+            configs: returns the content of a JSON file.
 
         Raises:
-            ConfigError: it is no Wan pipeline.
+            ConfigError: the files are not those of a Wan pipeline, or ``wan22.json`` has a wrong default.
         """
         index = configs("model_index.json")
         name = str(index.get("_class_name"))
@@ -131,14 +149,15 @@ class ModelFolder:
 
 
 def _image_use(name: str, index: dict[str, Any]) -> ImageUse:
-    # Timesteps of their own for each token make the first frame a given one: the same weights serve both (TI2V-5B).
+    # TI2V-5B: each token has its own timestep, so the first frame can be given as already denoised; the same weights
+    # work without it.
     if index.get("expand_timesteps"):
         return "optional"
     return "required" if name == "WanImageToVideoPipeline" else "none"
 
 
 def unreadable(model_path: object, error: PermissionError) -> ConfigError:
-    """Return what to say of a folder that this user may not read; safetensors makes its files their writer's alone."""
+    """Return the error for a folder that this user may not read: safetensors files are created for their owner only."""
     return ConfigError(
         f"MODEL_PATH: user {os.geteuid()} may not read all of {model_path} ({error}); make it readable with "
         f"chmod -R a+rX {model_path}"
@@ -146,7 +165,11 @@ def unreadable(model_path: object, error: PermissionError) -> ConfigError:
 
 
 def resolve(model_path: str, *, json_only: bool = False) -> Path:
-    """Return the local folder of a path or hub id; a hub repository is downloaded, or found in the hub's cache.
+    """Return the local folder of a path or hub id; a repository that is not in the hub's cache is downloaded.
+
+    Args:
+        model_path: a folder, or a hub id of the form ``owner/name``.
+        json_only: download only the JSON files of a repository.
 
     Raises:
         ConfigError: there is no such folder and no such repository.
@@ -154,7 +177,7 @@ def resolve(model_path: str, *, json_only: bool = False) -> Path:
     folder = Path(model_path)
     if folder.is_dir():
         return folder
-    # A hub id is "owner/name"; what looks like a path is one.
+    # Anything else than "owner/name" is a path, not a hub id.
     if model_path.startswith(("/", ".", "~")) or model_path.count("/") != 1:
         raise ConfigError(
             f"MODEL_PATH: folder {model_path!r} does not exist in this container; mount a diffusers Wan folder there, "

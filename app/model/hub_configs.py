@@ -1,6 +1,7 @@
-"""The configs of the published Wan2.2 models, for what has to be known of them where the hub cannot be reached.
+"""Configs of the published Wan2.2 models, built in so that sizes can be computed without network access.
 
-They are those of the repositories' own JSON files; what a class has as its default is left to the class.
+They are the contents of the JSON files in the model repositories, without the keys whose values are the classes'
+defaults.
 """
 
 from copy import deepcopy
@@ -53,7 +54,7 @@ _VAE_2_2: dict[str, Any] = {
     "latents_mean": [0.0] * 48,
     "latents_std": [1.0] * 48,
 }
-"""Without the statistics of its latents, which change no shape."""
+"""The latents' statistics are placeholders: they change no shape, so no size either."""
 
 
 def _index(name: str, **more: Any) -> dict[str, Any]:
@@ -81,12 +82,12 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
     ),
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers": _files(_index("WanPipeline", expand_timesteps=True), _TI2V_5B, _VAE_2_2),
 }
-"""Hub id to the content of each JSON file that says how large a model is."""
+"""The JSON files that determine a model's size, as hub id -> file name -> content."""
 
 
 @cache
 def built_in(hub_id: str) -> ModelFolder | None:
-    """Return what is known here of a hub repository without asking the hub, None if it is not one of these."""
+    """Return the published model with this hub id without contacting the hub; None if it is not in ``PUBLISHED``."""
     if hub_id not in PUBLISHED:
         return None
     files = deepcopy(PUBLISHED[hub_id])

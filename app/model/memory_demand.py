@@ -1,6 +1,6 @@
-"""Estimates how much GPU memory a rank needs: exact weights, estimated peaks, and allowances for what neither counts.
+"""Estimates the GPU memory of a rank: exact weights, estimated peaks of a request, and allowances for the rest.
 
-``app.memory`` says how the estimates were checked.
+``app.memory`` describes how the estimates were checked against measurements.
 """
 
 from dataclasses import dataclass, replace
@@ -14,19 +14,21 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 CONTEXT_GIB = 3.0
-"""Allowed on each GPU for its context, NCCL's buffers and the libraries' own."""
+"""Allowance on each GPU for the CUDA context, NCCL's buffers and the memory of other libraries."""
 STEP_SHARE = 0.25
-"""Allowed on top of a step's estimated peak for workspaces and rounding."""
+"""Allowance for workspaces and rounding, as a share of a denoising step's estimated peak."""
 VAE_SHARE = 1.0
-"""Allowed on top of the VAE's: for its convolutions' workspaces, and the allocator's memory in pieces."""
+"""Allowance for the workspaces of convolutions and fragmentation, as a share of the VAE's estimated peak."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """The video that is asked for."""
+    """The size of a requested video."""
 
     width: int
+    """Pixels."""
     height: int
+    """Pixels."""
     num_frames: int
 
     def __str__(self) -> str:
@@ -35,34 +37,61 @@ class Size:
 
 @dataclass(frozen=True)
 class Demand:
-    """What the ranks of one gang need for one request, in GiB."""
+    """The GPU memory that each rank of a gang needs for one request, in GiB."""
 
     loading: float
-    """All weights as their files have them: 8-bit floats are made of these, on the GPU."""
+    """Weights on the GPU while they are loaded, before linear layers are quantized; 0 with offloading, which quantizes
+    in host memory."""
     weights: float
-    """On every rank's GPU the same: the plan splits a request's tokens, not the model."""
+    """Weights on each rank's GPU. The same on all ranks: parallelism splits tokens, not weights."""
     encoding_weights: float
-    """What of them is there while an image is encoded; where components come in turn, text encoder and VAE."""
+    """Weights on the GPU while the input image is encoded: all, or with offloading the text encoder and the VAE."""
     decoding_weights: float
-    """What of them is there while frames are decoded; where components come in turn, the VAE alone."""
+    """Weights on the GPU while frames are decoded: all, or with offloading the VAE."""
     encode: float
-    """The request's image into latents, on every rank."""
+    """Peak of encoding the input image into latents, besides the weights; the same on all ranks."""
     denoise: float
-    """A step, on every rank."""
+    """Peak of one denoising step, besides the weights; the same on all ranks."""
     decode: float
-    """The latents into frames, on rank 0 at least as much as on the others."""
+    """Peak of decoding latents into frames, besides the weights, on rank 0; the other ranks need no more."""
 
     @property
     def each(self) -> float:
-        """The most of that at one time on one rank, with the allowances."""
+        """The GPU memory that one rank needs: the largest peak of loading, encoding, denoising and decoding, with the
+        allowances."""
         encoding = self.encoding_weights + self.encode * (1 + VAE_SHARE)
         denoising = self.weights + self.denoise * (1 + STEP_SHARE)
         decoding = self.decoding_weights + self.decode * (1 + VAE_SHARE)
         return max(self.loading, encoding, denoising, decoding) + CONTEXT_GIB
 
+    def offloaded(self, parts: "list[Weights]") -> "Demand":
+        """Return this demand with offloaded weights: the GPU then holds the VAE and at most one other component.
+
+        While frames are decoded it holds the VAE alone. See ``app.model.offload``.
+
+        Args:
+            parts: the weights of every component, as ``rank_weights`` returns them.
+        """
+        sizes = {part.component: part.bytes / GIB for part in parts}
+        vae = sizes["vae"]
+        return replace(
+            self,
+            loading=0.0,
+            weights=vae + max(size for component, size in sizes.items() if component != "vae"),
+            encoding_weights=vae + sizes["text_encoder"],
+            decoding_weights=vae,
+        )
+
 
 def demand(model: ModelFolder, ranks: int, size: Size | None = None, *, fp8_linear: bool = False) -> Demand:
-    """Return what each of ``ranks`` ranks needs with all weights on its GPU; the size is by default the model's."""
+    """Estimate what each of ``ranks`` ranks needs with all weights on its GPU.
+
+    Args:
+        model: the model.
+        ranks: the size of the gang.
+        size: the video; by default the model's default size.
+        fp8_linear: whether the ranks quantize linear layers (the option of the same name).
+    """
     from app.model.peak_memory import decode_peak, denoise_peak, encode_peak
 
     size = size or Size(model.defaults.width, model.defaults.height, model.defaults.num_frames)
@@ -79,30 +108,14 @@ def demand(model: ModelFolder, ranks: int, size: Size | None = None, *, fp8_line
     )
 
 
-def offloaded(demand: Demand, parts: "list[Weights]") -> Demand:
-    """Return ``demand`` with offloaded weights: of ``parts``, the VAE and one other component are on the GPU at a time.
-
-    While frames are decoded, the VAE is there alone. See ``app.model.offload``.
-    """
-    sizes = {part.component: part.bytes / GIB for part in parts}
-    vae = sizes.pop("vae")
-    return replace(
-        demand,
-        loading=0.0,
-        weights=vae + max(sizes.values()),
-        encoding_weights=vae + sizes["text_encoder"],
-        decoding_weights=vae,
-    )
-
-
 @cache
 def rank_weights(model: ModelFolder, fp8_linear: bool) -> "list[Weights]":
-    """Return the weights of each component as a rank on a GPU holds them."""
+    """Return the weights of every component as a rank on a GPU holds them."""
     from app.model.meta import weights
 
     return weights(model, fp8_linear=fp8_linear)
 
 
 def guided_by_default(model: ModelFolder) -> bool:
-    """Return whether the model's default request uses classifier-free guidance."""
+    """Return True if the model's default request uses classifier-free guidance, which runs two branches per step."""
     return model.defaults.guidance_scale > 1

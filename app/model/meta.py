@@ -1,6 +1,6 @@
-"""A model's modules without data: the real classes on torch's meta device, where a tensor has a shape and no memory.
+"""Builds a model's modules without data: the real classes on torch's meta device, whose tensors have no memory.
 
-What they weigh and what they would allocate can be counted from them, on any machine and in a second.
+From these modules, weights and allocations can be counted on any machine within a second.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ import torch
 from app.model.acceleration import use_fp8_linear
 from app.model.folder import ModelFolder
 
-WEIGHTLESS = ("tokenizer", "scheduler", "image_processor", "feature_extractor")
+_WEIGHTLESS = ("tokenizer", "scheduler", "image_processor", "feature_extractor")
+"""Components of a pipeline that are not modules."""
 
 
 def rank_dtypes(device: str) -> dict[str, torch.dtype]:
     """Return the dtype in which a rank on ``device`` loads each component.
 
-    The VAE keeps full precision, as in the model's own example; on a CPU everything does.
+    On a GPU only the VAE keeps full precision, as in the example of the model's repository; on a CPU everything does.
     """
     if device == "cpu":
         return {"default": torch.float32}
@@ -27,11 +28,14 @@ def rank_dtypes(device: str) -> dict[str, torch.dtype]:
 
 @dataclass(frozen=True)
 class Weights:
-    """What one component of a model takes in a rank's memory."""
+    """The size of one component in a rank's memory."""
 
     component: str
+    """Its name in the pipeline, such as ``transformer_2``."""
     parameters: int
+    """Number of parameters as the model's files contain them, before quantization."""
     bytes: int
+    """Bytes of parameters and buffers as a rank holds them."""
 
 
 def weights(model: ModelFolder, device: str = "cuda", *, fp8_linear: bool = False) -> list[Weights]:
@@ -56,7 +60,7 @@ def components(model: ModelFolder) -> list[str]:
     return [
         name
         for name, kind in index.items()
-        if isinstance(kind, list) and len(kind) == 2 and kind[0] is not None and name not in WEIGHTLESS
+        if isinstance(kind, list) and len(kind) == 2 and kind[0] is not None and name not in _WEIGHTLESS
     ]
 
 
@@ -67,7 +71,7 @@ def meta_module(model: ModelFolder, component: str, *, device: str = "cuda", **c
         model: the model.
         component: one of ``components(model)``.
         device: what the rank computes on.
-        changes: values that replace those of the component's config, such as ``num_layers``.
+        changes: values that override those of the component's config, such as ``num_layers``.
     """
     library, name = model.configs("model_index.json")[component]
     kind = getattr(import_module(library), name)
@@ -76,7 +80,7 @@ def meta_module(model: ModelFolder, component: str, *, device: str = "cuda", **c
         module = kind(kind.config_class.from_dict(config)) if library == "transformers" else kind.from_config(config)
     dtypes = rank_dtypes(device)
     dtype = dtypes.get(component, dtypes["default"])
-    # diffusers keeps the parts that it names here in full precision; transformers does so for float16 alone.
+    # diffusers keeps these modules in float32 in every dtype; transformers does so only when loading in float16.
     full = set(getattr(module, "_keep_in_fp32_modules", None) or ()) if library == "diffusers" else set()
     for path, parameter in module.named_parameters():
         parameter.data = parameter.data.to(torch.float32 if full & set(path.split(".")) else dtype)

@@ -1,14 +1,16 @@
-"""Keeps a pipeline's weights in the machine's memory; its components come to the GPU in turn.
+"""Keeps a pipeline's weights in host memory and loads its components to the GPU one at a time.
 
-A request needs its text encoder once, then one expert after the other, then the VAE's decoder, so one of them is on the
-GPU at a time: each comes when it is called, in place of the one before. An expert comes in its first step and stays for
-its others, and between blocks nothing is copied, so they can be compiled. Weights whose files have the dtype in which a
-rank loads them stay in the page cache of those files, which all ranks of a node share; of others each rank has a copy.
-Pinned, they would be a copy of each rank's too.
+A request needs its text encoder once, then one expert after the other, then the VAE's decoder. So only one of them is
+on the GPU: calling a component loads it in place of the previous one. An expert is loaded in its first step and stays
+for its other steps. Nothing is copied between blocks, so blocks can be compiled.
 
-diffusers' own ways do not serve ranks that share a request. ``enable_model_cpu_offload`` copies weights back, so that
-each rank gets its own, and takes the hooks that split a request off the model after each. With group offloading, block
-by block on a second stream, two ranks on GPUs stood still (A14B, torch 2.11; benchmarks/gpu/README.md).
+Weights whose files have the dtype in which a rank loads them stay in the page cache of those files, which all ranks of
+a node share. Of other weights, each rank has a copy. Pinning them would cost each rank a copy of its own.
+
+diffusers' own offloading does not work for ranks that share a request. ``enable_model_cpu_offload`` copies weights back
+to the host, so each rank gets its own copy, and after each request it removes the hooks that parallelism installed on a
+transformer. With group offloading, block by block on a second stream, two ranks on GPUs hung (A14B, torch 2.11;
+benchmarks/gpu/README.md).
 """
 
 import logging
@@ -25,12 +27,16 @@ from app.model.memory_demand import GIB, demand
 
 _log = logging.getLogger(__name__)
 
-_SENDERS = 8
+_COPY_THREADS = 8
 _PIECE_BYTES = 8 * 2**20
 
 
 def is_needed(options: ModelOptions, model: ModelFolder, ranks: int, device: torch.device) -> bool:
-    """Return whether a gang of ``ranks`` is to offload: as set, or where a GPU does not hold all and a video."""
+    """Return True if the weights must stay in host memory.
+
+    Always if ``offload_weights`` is set so; with ``auto``, if one GPU cannot hold all weights plus what the model's
+    default video needs on a gang of ``ranks`` ranks. On a CPU, ``auto`` never offloads.
+    """
     if options.offload_weights != "auto" or device.type == "cpu":
         return options.offload_weights == "always"
     held = torch.cuda.get_device_properties(device).total_memory / GIB
@@ -40,87 +46,119 @@ def is_needed(options: ModelOptions, model: ModelFolder, ranks: int, device: tor
 
 
 def offload(pipeline: Any, transformers: list[Any], device: torch.device) -> None:
-    """Offload what a diffusers Wan pipeline has loaded on the CPU; the rest of the VAE, small, goes to ``device``."""
-    place = _Place(device)
-    add_hook_to_module(pipeline.vae, _ComputesOn(device))
+    """Install offloading hooks on a diffusers Wan pipeline whose weights are on the CPU.
+
+    The VAE's small parts, all but its decoder, move to ``device`` for good.
+
+    Args:
+        pipeline: a WanPipeline or WanImageToVideoPipeline.
+        transformers: its transformers.
+        device: where the components compute.
+    """
+    slot = _DeviceSlot(device)
+    add_hook_to_module(pipeline.vae, _ExecutionDeviceHook(device))
     for module in (pipeline.text_encoder, *transformers, pipeline.vae.decoder):
-        add_hook_to_module(module, _ComesWhenCalled(module, place))
+        add_hook_to_module(module, _SequentialOffloadHook(module, slot))
     for module in pipeline.vae.children():
         if module is not pipeline.vae.decoder:
             module.to(device)
 
 
-class _Place:
-    """The room on ``device`` for the weights of one module."""
+class _DeviceSlot:
+    """The memory on ``device`` that holds the weights of one module at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._taken_by: _ComesWhenCalled | None = None
+        self._loaded: _SequentialOffloadHook | None = None
 
-    def give_to(self, hook: "_ComesWhenCalled") -> None:
-        if self._taken_by is hook:
+    def load(self, hook: "_SequentialOffloadHook") -> None:
+        """Load the weights of the hook's module, after releasing those of the module that was loaded before."""
+        if self._loaded is hook:
             return
-        if self._taken_by is not None:
-            self._taken_by.leave()
-            self._taken_by = None
-        hook.come()
-        self._taken_by = hook
+        if self._loaded is not None:
+            self._loaded.to_host()
+            self._loaded = None
+        hook.to_device()
+        self._loaded = hook
 
 
-class _ComputesOn(ModelHook):  # type: ignore[misc]
-    """By its attribute, which every module of a pipeline must have, the pipeline knows where to put its tensors."""
+class _ExecutionDeviceHook(ModelHook):  # type: ignore[misc]
+    """Tells the pipeline where its module computes.
+
+    diffusers reads ``execution_device`` from the modules' hooks to decide where to create input tensors
+    (``DiffusionPipeline._execution_device``); every module of the pipeline must have such a hook.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.execution_device = device
 
 
-class _ComesWhenCalled(_ComputesOn):
-    def __init__(self, module: torch.nn.Module, place: _Place) -> None:
-        super().__init__(place.device)
-        self._place = place
+class _SequentialOffloadHook(_ExecutionDeviceHook):
+    """Loads the weights of its module before each call, and keeps the originals in host memory all the time.
+
+    Weights do not change, so nothing is copied back: releasing the device's copies makes the module use the originals.
+    """
+
+    def __init__(self, module: torch.nn.Module, slot: _DeviceSlot) -> None:
+        super().__init__(slot.device)
+        self._slot = slot
         tensors = (*module.parameters(), *module.buffers())
-        self._kept = [(tensor, tensor.data.contiguous()) for tensor in tensors]
+        self._originals = [(tensor, tensor.data.contiguous()) for tensor in tensors]
 
     def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        self._place.give_to(self)
+        self._slot.load(self)
         return args, kwargs
 
-    def come(self) -> None:
-        copies = _copies([kept for _, kept in self._kept], self._place.device)
-        for (tensor, _), copy in zip(self._kept, copies, strict=True):
+    def to_device(self) -> None:
+        """Copy the weights to the device. If memory runs out, the module keeps its originals."""
+        copies = _copies([original for _, original in self._originals], self._slot.device)
+        for (tensor, _), copy in zip(self._originals, copies, strict=True):
             tensor.data = copy
 
-    def leave(self) -> None:
-        for tensor, kept in self._kept:
-            tensor.data = kept
+    def to_host(self) -> None:
+        """Use the originals in host memory again, which releases the device's copies."""
+        for tensor, original in self._originals:
+            tensor.data = original
 
 
 def _copies(tensors: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Return copies of ``tensors``, which are contiguous and on the CPU, on ``device``.
+    """Copy ``tensors``, which must be contiguous and on the CPU, to ``device``; return when all copies are complete.
 
-    The driver copies pageable memory in one thread, at 8 GB/s to an H100, however many ask. Threads that copy pieces to
-    pinned memory, and these to the GPU, make a video of A14B 8 s shorter (benchmarks/gpu/README.md).
+    The driver copies pageable memory in one thread, at 8 GB/s to an H100, even if several threads ask for it. Threads
+    that copy pieces to pinned buffers, and these to the GPU, make a video of A14B 8 s shorter
+    (benchmarks/gpu/README.md).
+
+    The threads need no lock:
+
+    - Each piece is a slice of one tensor and belongs to one thread, so no two threads write to the same memory. Each
+      thread has its own pinned buffer, and a copy from it ends before the thread fills the buffer again.
+    - The caching allocator may give the copies memory that kernels still use. The current stream is a property of a
+      thread, and a new thread begins with the default stream, on which the rank computes. So the copies are queued
+      behind those kernels.
+    - The caller waits for all threads, so nobody sees a tensor that is partly filled.
     """
     copies = [torch.empty_like(tensor, device=device) for tensor in tensors]
     pieces = [
-        (kept[begin : begin + _PIECE_BYTES], copy[begin : begin + _PIECE_BYTES])
-        for kept, copy in zip(map(_bytes, tensors), map(_bytes, copies), strict=True)
-        for begin in range(0, len(kept), _PIECE_BYTES)
+        (original[begin : begin + _PIECE_BYTES], copy[begin : begin + _PIECE_BYTES])
+        for original, copy in zip(map(_bytes, tensors), map(_bytes, copies), strict=True)
+        for begin in range(0, len(original), _PIECE_BYTES)
     ]
-    with ThreadPoolExecutor(_SENDERS) as senders:
-        list(senders.map(_send, (pieces[sender::_SENDERS] for sender in range(_SENDERS))))
+    with ThreadPoolExecutor(_COPY_THREADS) as threads:
+        list(threads.map(_copy_pieces, (pieces[thread::_COPY_THREADS] for thread in range(_COPY_THREADS))))
     return copies
 
 
+# Inference mode is a property of a thread too: without it, tensors that were made in inference mode refuse writes.
 @torch.inference_mode()
-def _send(pieces: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    # A thread of its own has the default stream, on which the rank computes: what was there before has been used.
+def _copy_pieces(pieces: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Copy each first tensor to its second through one pinned buffer; both are flat uint8."""
     buffer = torch.empty(_PIECE_BYTES, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
-    for kept, copy in pieces:
-        staged = buffer[: len(kept)]
-        staged.copy_(kept)
+    for original, copy in pieces:
+        staged = buffer[: len(original)]
+        staged.copy_(original)
         copy.copy_(staged)
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a contiguous tensor's memory as flat uint8."""
     return tensor.view(-1).view(torch.uint8)

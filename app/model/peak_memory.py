@@ -1,7 +1,8 @@
-"""What one request allocates on a rank beside the weights: the real code runs on tensors without data, and is watched.
+"""Estimates what one request allocates on a rank besides the weights, by running the real code on the meta device.
 
-The count is of live tensors, operation by operation, in eager mode. It leaves out what a kernel takes for itself, the
-allocator's rounding, and the device's own context: see ``app.memory``.
+After each operation of an eager run, the bytes of all live tensors are summed; the largest sum is the estimate. It does
+not contain the workspaces of kernels, the allocator's rounding and fragmentation, and the device's context:
+``app.memory`` describes the allowances for them.
 """
 
 import warnings
@@ -28,11 +29,15 @@ _TEXT_TOKENS = 512
 
 
 class LivePeak(TorchDispatchMode):
-    """Follows every storage that comes and goes while it is entered; ``peak`` is the most bytes at one time."""
+    """Counts the bytes of all storages that are allocated while it is entered.
+
+    ``torch.distributed._tools.mem_tracker.MemTracker`` does the same and more, in a private module of torch.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: int = 0
+        """The most bytes that were live at one time."""
         self._live: int = 0
         self._known: set[int] = set()
 
@@ -62,7 +67,16 @@ class LivePeak(TorchDispatchMode):
 def denoise_peak(model: ModelFolder, ranks: int, width: int, height: int, num_frames: int, guided: bool) -> int:
     """Return the bytes that one denoising step allocates on a rank of a gang of ``ranks``.
 
-    The transformer has one layer: in inference the layers follow each other and leave nothing behind.
+    The step runs on a transformer of one layer: in inference a layer keeps nothing after its output, so more layers
+    have the same peak.
+
+    Args:
+        model: the model.
+        ranks: the size of the gang.
+        width: pixels.
+        height: pixels.
+        num_frames: frames of the video.
+        guided: whether the step has a conditional and an unconditional branch.
     """
     tokens = model.tokens(width, height, num_frames)
     transformer = meta_module(model, "transformer", num_layers=1)
@@ -84,16 +98,16 @@ def denoise_peak(model: ModelFolder, ranks: int, width: int, height: int, num_fr
 
 
 def decode_peak(model: ModelFolder, width: int, height: int, num_frames: int, ranks: int = 1) -> int:
-    """Return the bytes that decoding the latents allocates on rank 0 of ``ranks``, which has as many rows as any."""
+    """Return the bytes that decoding the latents allocates on rank 0 of ``ranks``; no other rank has more rows."""
     peak = partial(_decode_peak, ranks=ranks)
     return _by_latent_frames(peak, model, width, height, model.latent_frames(num_frames))
 
 
 def encode_peak(model: ModelFolder, width: int, height: int, num_frames: int) -> int:
-    """Return the bytes that encoding the request's image allocates on every rank; 0 for a model that takes none."""
+    """Return the bytes that encoding the request's image allocates on every rank; 0 if the model takes no image."""
     if model.image == "none":
         return 0
-    # With timesteps of their own the image is encoded alone, otherwise followed by empty frames to the video's length.
+    # TI2V-5B encodes the image alone; I2V-A14B encodes it followed by empty frames up to the video's length.
     frames = 1 if model.image == "optional" else model.latent_frames(num_frames)
     return _by_latent_frames(_encode_peak, model, width, height, frames)
 
@@ -123,7 +137,8 @@ def _encode_peak(model: ModelFolder, width: int, height: int, latent_frames: int
 def _by_latent_frames(
     peak: Callable[[ModelFolder, int, int, int], int], model: ModelFolder, width: int, height: int, latent_frames: int
 ) -> int:
-    # The VAE works latent frame by latent frame; from the third on, each adds the same to what is kept.
+    # The VAE processes one latent frame at a time. From the third on, each adds the same number of bytes to the peak,
+    # so four frames are enough to extrapolate.
     if latent_frames <= 4:
         return peak(model, width, height, latent_frames)
     third, fourth = (peak(model, width, height, frames) for frames in (3, 4))
@@ -137,7 +152,7 @@ def _latent_shape(model: ModelFolder, width: int, height: int, num_frames: int, 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to ourselves what diffusers says about its parallelism: nothing runs here."""
+    """Suppress diffusers' warnings about its parallelism, which do not matter in a dry run."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -150,11 +165,11 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _world(ranks: int) -> Iterator[None]:
-    """Make this process rank 0 of ``ranks`` that do not exist, whose collectives return at once."""
+    """Make this process rank 0 of a fake process group of ``ranks`` ranks, whose collectives return immediately."""
     if ranks == 1:
         yield
         return
-    # torch has this backend for just such dry runs, and no public name for its store.
+    # torch provides the fake backend for dry runs like this one, but no public name for its store.
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("cpu:fake,meta:fake", store=FakeStore(), rank=0, world_size=ranks)

@@ -1,4 +1,4 @@
-"""One rank's pipeline: loads a Wan folder and runs a request together with the other ranks of its process group."""
+"""The pipeline of one rank: loads a Wan folder and runs requests together with the other ranks of a process group."""
 
 import inspect
 import logging
@@ -19,6 +19,7 @@ from app.model.decoding import pieces
 from app.model.folder import ModelFolder, resolve, unreadable
 from app.model.meta import rank_dtypes
 from app.model.transformer_parallel import Parallelism
+from app.model.vae_parallel import check_shardable
 from app.plan import Plan, request_plan
 from app.tasks.task_config import TaskConfig
 
@@ -26,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class CancelledError(Exception):
-    """The ranks agreed to stop at a step's end."""
+    """All ranks agreed to stop the request after a denoising step."""
 
 
 class Pipeline:
@@ -35,11 +36,12 @@ class Pipeline:
     Args:
         model_path: a diffusers Wan folder or hub id.
         device: where it computes.
-        options: how it computes; by default as the model says.
-        ranks: how many are to share a request; decides whether a GPU holds all that is needed.
+        options: how it computes; the defaults if left out.
+        ranks: how many ranks will share a request; decides whether the weights must be offloaded.
 
     Raises:
-        ConfigError: the folder is incomplete or no Wan pipeline, or the device cannot do what ``options`` ask.
+        ConfigError: the folder is incomplete or not a Wan pipeline, the device cannot do what ``options`` ask for, or
+            the installed version of diffusers is not supported.
     """
 
     def __init__(
@@ -60,17 +62,27 @@ class Pipeline:
         self.attention = acceleration.apply(options, self._transformers, device, compiled=self._compiled)
         if offloaded:
             offload.offload(self._pipeline, self._transformers, device)
+        check_shardable(self._pipeline.vae.decoder)
 
     def join(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
-        """Enter a process group; ``leave`` the one before first."""
-        # Small agreements between the ranks are made on the CPU: they must not wait for the GPU's queue.
+        """Enter a process group of ``world_size`` ranks; call ``leave`` first if the rank is in one.
+
+        It returns when every rank has joined.
+
+        Args:
+            store: the key-value store by which the ranks find each other.
+            rank: this process' rank in the group.
+            world_size: the number of ranks.
+            timeout: how long any collective may take before it fails.
+        """
+        # gloo serves small agreements between the ranks on the CPU, which must not wait for the GPU's queue.
         backend = "cpu:gloo,cuda:nccl" if self._device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         self._parallelism = Parallelism(self._device)
         dist.barrier() if self._device.type == "cpu" else dist.barrier(device_ids=[self._device.index or 0])
 
     def leave(self) -> None:
-        """Leave the process group, if there is one; the model stays loaded."""
+        """Leave the process group if there is one; the model stays loaded."""
         if self._parallelism is not None:
             self._parallelism.remove(self._transformers)
             self._parallelism = None
@@ -83,9 +95,9 @@ class Pipeline:
         return request_plan(dist.get_world_size(), self.model.heads, tokens, config.guided)
 
     def share(self, make: Callable[[], bytes]) -> bytes:
-        """Return on every rank what rank 0's ``make`` returns, or raise on every rank what it raises.
+        """Call ``make`` on rank 0 only; return its result, or raise its exception, on every rank.
 
-        Where one rank alone failed, the others would wait for it in the next collective until it counts as hung.
+        If only one rank failed, the others would block in the next collective until the gang counts as hung.
         """
         box: list[Any] = [None]
         if dist.get_rank() == 0:
@@ -101,28 +113,30 @@ class Pipeline:
     def generate(
         self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None = None
     ) -> NDArray[np.uint8] | None:
-        """Run one request as ``stream`` does; return all its frames on rank 0, None on the others."""
+        """Run one request as ``stream`` does; return all frames, (frames, height, width, 3), on rank 0, else None."""
         found = self.stream(config, on_step, image)
         return None if found is None else np.concatenate(list(found))
 
     def stream(
         self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None = None
     ) -> Iterator[NDArray[np.uint8]] | None:
-        """Run one request; every rank of the group calls this with the same config.
+        """Run one request; every rank of the group must call this with the same ``config``.
 
-        Where all decode together, the others wait until the last frames have been taken from rank 0.
+        If decoding is parallel, ranks other than 0 return only after rank 0's caller has consumed the iterator.
 
         Args:
             config: a completed request.
-            on_step: called with the number of finished steps; rank 0's answer says whether all go on.
-            image: the picture from which the video begins, for a model that takes one; the same on every rank.
+            on_step: called after each denoising step with the number of finished steps; all ranks stop if it returns
+                False on rank 0.
+            image: the encoded picture from which the video begins, if the model takes one; the same on every rank.
 
         Returns:
-            on rank 0 the frames, decoded as they are asked for, in pieces (frames, height, width, 3); None on others.
+            on rank 0, an iterator that decodes the frames in pieces of (frames, height, width, 3), uint8, RGB; None on
+            the other ranks.
 
         Raises:
             DistError: a rank other than 0 failed to decode.
-            CancelledError: rank 0 said stop; raised by every rank at the same step.
+            CancelledError: ``on_step`` returned False on rank 0; raised by every rank after the same step.
         """
         latents = self._denoise(config, on_step, image)
         rank = dist.get_rank()
@@ -133,20 +147,22 @@ class Pipeline:
             for _ in found:
                 pass
         except Exception as error:
-            # If all failed, each at a place of its own, it would look like a task that failed on ranks still in step.
+            # Raise DistError rather than a task error: ranks that failed at different points are out of step, and the
+            # gang must be rebuilt.
             raise dist.DistError(f"rank {rank} failed to decode: {type(error).__name__}: {error}") from error
         return None
 
     def _decoders(self) -> int:
-        """Return how many ranks decode together."""
-        # A CPU's sums round otherwise at the end of a vector, so at other places where the picture is split. There a
-        # video is to be the same bit for bit rather than made fast.
+        """Return the number of ranks that share the decoding of a video."""
+        # CPU kernels round differently in a vector's tail, and splitting rows moves the tails. On a CPU we prefer
+        # bit-identical frames to speed.
         return 1 if self._device.type == "cpu" else dist.get_world_size()
 
     def warm_up(self) -> None:
-        """Where blocks are compiled, make the model's default video in two steps: a task like it then begins at once.
+        """Compile the blocks for the model's default video by making it in two steps; do nothing without compilation.
 
-        Two are the fewest that reach both experts. Every rank of the group calls this.
+        A task of that size then begins without compiling. Two steps are the fewest that run both experts. Every rank of
+        the group must call this.
         """
         if not self._compiled:
             return
@@ -177,7 +193,7 @@ class Pipeline:
             arguments["image"] = fitted(image, config.width, config.height)
         result = self._pipeline_for(image is not None)(
             **arguments,
-            # A CPU generator gives the same noise on every rank and every kind of device.
+            # A generator on the CPU gives the same noise on every rank and on every kind of device.
             generator=torch.Generator("cpu").manual_seed(config.seed),
             callback_on_step_end=step_end,
             output_type="latent",
@@ -186,7 +202,10 @@ class Pipeline:
         return latents
 
     def _pipeline_for(self, image: bool) -> Any:
-        """Return the loaded pipeline, or for a model that does both another class around the same modules."""
+        """Return a pipeline that begins from an image or from text alone.
+
+        If the model can do both, the other class is made around the loaded modules, without copying them.
+        """
         if self.model.image != "optional":
             return self._pipeline
         kind = WanImageToVideoPipeline if image else WanPipeline
@@ -200,15 +219,20 @@ class Pipeline:
 
 
 def _load(folder: Any, device: torch.device, computes_on: str) -> Any:
+    """Load a diffusers pipeline to ``device``, in the dtypes of a rank that computes on ``computes_on`` (cuda or cpu).
+
+    Raises:
+        ConfigError: the folder does not load, or the GPU's memory does not hold the model.
+    """
     try:
-        # Straight to the device: a copy per rank in the machine's memory first would be hundreds of GB for 8 ranks.
+        # Directly to the device: a copy for each rank in host memory first would be hundreds of GB for 8 ranks.
         pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(computes_on), device_map=device.type)
     except PermissionError as error:
         raise unreadable(folder, error) from error
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"offload_weights: the GPU's memory does not hold this model ({str(error).splitlines()[0]}); set it "
-            "to auto or always, use a smaller model, or end what else is on the GPU"
+            "to auto or always, use a smaller model, or end the other processes on the GPU"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

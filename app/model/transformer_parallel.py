@@ -1,4 +1,4 @@
-"""Puts a plan on the transformers of a pipeline, and takes it off again, inside one process group."""
+"""Installs a plan's parallelism on the transformers of a pipeline, and removes it again, inside one process group."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _CFG_HOOK = "wan22_cfg_parallel"
 
 
 class Parallelism:
-    """The plans of one process group. Every rank applies the same plans in the same order."""
+    """The parallelism of one process group. Every rank must apply the same plans in the same order."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -27,9 +27,10 @@ class Parallelism:
         self._applied: Plan = Plan()
 
     def apply(self, plan: Plan, transformers: list[Any]) -> None:
-        """Make ``transformers`` run by ``plan``; the plan applied before is taken off first.
+        """Make ``transformers`` run by ``plan``, after removing the plan that was applied before.
 
-        A mesh makes process groups, which all ranks must do together; it is kept for the next request like this one.
+        All ranks must call this together: a device mesh creates process groups, which is a collective operation. The
+        mesh is kept for later plans of the same shape.
         """
         if plan == self._applied:
             return
@@ -52,7 +53,8 @@ class Parallelism:
                             )
                         )
                 if plan.cfg > 1:
-                    # Registered last, so outermost: a branch that is not this rank's own never reaches the split.
+                    # Registered last, so it is the outermost hook: if the branch belongs to another rank, the hook
+                    # returns before sequence parallelism splits the input.
                     registry = HookRegistry.check_if_exists_or_initialize(transformer)
                     registry.register_hook(_CfgParallelHook(mesh["cfg"].get_group()), _CFG_HOOK)
                 _forget_child_registries(transformer)
@@ -61,7 +63,7 @@ class Parallelism:
         self._applied = plan
 
     def remove(self, transformers: list[Any]) -> None:
-        """Make ``transformers`` run alone again; nothing to do if they do."""
+        """Make ``transformers`` run without parallelism again; do nothing if no plan is applied."""
         plan, self._applied = self._applied, Plan()
         for transformer in transformers:
             if plan.cfg > 1:
@@ -77,18 +79,35 @@ class Parallelism:
 
 
 class _NoState(BaseState):  # type: ignore[misc]
+    """Nothing is stored per branch: the state manager is used only to read the name of the current cache context."""
+
     def reset(self, *args: Any, **kwargs: Any) -> None:
         pass
 
 
 class _CfgParallelHook(ModelHook):  # type: ignore[misc]
-    """Runs one branch of classifier-free guidance on this rank and takes the other from its partner.
+    """Runs one branch of guidance on each rank; the first call may return a tensor that only the second call fills.
 
-    A Wan pipeline calls its transformer twice a step, first within ``cache_context("cond")``, then ``"uncond"``, and
-    reads the first result only after the second. So the first call of a rank of branch 1 returns a tensor that is
-    filled when the second one has exchanged both results.
+    Both calls return the prediction, (batch, channels, frames, rows, columns), in the dtype of the latents. A Wan
+    pipeline calls its transformer twice in each step, first in ``cache_context("cond")``, then in ``"uncond"``, and
+    reads the first result only after the second call::
+
+        call        rank of branch 0                    rank of branch 1
+        "cond"      computes cond, returns it           returns cond, empty
+        "uncond"    makes uncond, empty                 computes uncond
+                    sends cond          ------------->  receives cond: the first call's tensor is filled
+                    receives uncond     <-------------  sends uncond
+                    returns uncond                      returns uncond
+        pipeline    reads cond and uncond               reads cond and uncond
+
+    A pipeline that read the first result before the second call would get uninitialized memory on branch 1. The scheme
+    is that of xDiT (arXiv:2411.01738); classifier-free guidance is arXiv:2207.12598.
+
+    Args:
+        group: the two ranks that share a request's branches; the rank in this group is the branch.
     """
 
+    # Makes the registry set the cache context of ``self._calls`` and call ``reset_state``.
     _is_stateful = True
 
     def __init__(self, group: dist.ProcessGroup) -> None:
@@ -99,6 +118,12 @@ class _CfgParallelHook(ModelHook):  # type: ignore[misc]
         self._cond: torch.Tensor | None = None
 
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
+        """Run or skip the transformer, as the class describes.
+
+        Raises:
+            ValueError: the pipeline wants something else than a tuple (``return_dict``).
+            RuntimeError: the unconditional branch was called before the conditional one.
+        """
         if kwargs.pop("return_dict", True):
             raise ValueError("CFG parallelism needs a pipeline that calls its transformer with return_dict=False")
         is_cond = self._calls.context.name == "cond"
@@ -118,22 +143,26 @@ class _CfgParallelHook(ModelHook):  # type: ignore[misc]
         return (result,)
 
     def reset_state(self, module: torch.nn.Module) -> torch.nn.Module:
+        """Forget the first result of a step that was interrupted between its two calls."""
         self._cond = None
         return module
 
 
 def _empty_result(module: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Return an uninitialized, contiguous tensor of the shape and dtype that the transformer returns."""
     batch, _, frames, rows, columns = hidden_states.shape
     channels = module.config.out_channels or module.config.in_channels
     return hidden_states.new_empty(batch, channels, frames, rows, columns)
 
 
 def _forget_child_registries(transformer: torch.nn.Module) -> None:
+    """Make diffusers search the transformer's hooks again: it caches them, and a plan adds or removes some."""
     HookRegistry.check_if_exists_or_initialize(transformer).invalidate_child_registries_cache()
 
 
 @contextmanager
 def one_device_on_cpu(device: torch.device) -> Iterator[None]:
+    """Let torch report one accelerator if ``device`` is the CPU, so that diffusers' ``enable_parallelism`` works."""
     # enable_parallelism takes the rank modulo torch.accelerator.device_count(), which is 0 without an accelerator.
     if device.type != "cpu":
         yield

@@ -1,8 +1,9 @@
-"""Lets diffusers split a sequence whose tokens do not divide over the Ulysses ranks (its ``ulysses_anything``).
+"""Makes diffusers' ``ulysses_anything`` work on every device: sequences that the Ulysses ranks cannot split evenly.
 
-diffusers asks every rank for its length several times in each layer, a question that fails between ranks without an
-accelerator, and gathers parts of different lengths, which gloo does not (diffusers 0.42, hooks/context_parallel.py).
-Here the lengths are known beforehand, and the parts are padded to be gathered.
+diffusers 0.42 exchanges the ranks' sequence lengths several times in each layer (``gather_size_by_comm``), which fails
+without an accelerator, and all-gathers parts of different lengths (``_all_gather_anything`` in
+hooks/context_parallel.py), which gloo does not support. The functions here replace both: the plan already contains the
+lengths, and parts are padded to the same length before they are all-gathered.
 """
 
 import torch
@@ -14,10 +15,10 @@ _lengths: tuple[int, ...] = ()
 
 
 def set_lengths(lengths: tuple[int, ...]) -> None:
-    """Say how many tokens each rank has in what is computed from now on, in this process."""
+    """Set the number of tokens on each Ulysses rank for everything that this process computes from now on."""
     global _lengths
     if _lengths not in ((), lengths):
-        # What was compiled has the lengths in it, and no guard sees them change where this rank's stays as it was.
+        # Compiled code contains the lengths as constants. If only other ranks' lengths change, no guard notices.
         torch.compiler.reset()
     _lengths = lengths
     attention_dispatch.gather_size_by_comm = _lengths_of_all
@@ -25,10 +26,12 @@ def set_lengths(lengths: tuple[int, ...]) -> None:
 
 
 def _lengths_of_all(length: int, group: dist.ProcessGroup) -> list[int]:
+    """Replace ``gather_size_by_comm``: return every rank's length without communication."""
     return list(_lengths)
 
 
 def _all_gathered(part: torch.Tensor, dim: int, group: dist.ProcessGroup) -> torch.Tensor:
+    """Replace ``_all_gather_anything``: return all ranks' parts, of different lengths, concatenated along ``dim``."""
     missing = list(part.shape)
     missing[dim] = max(_lengths) - part.shape[dim]
     padded = torch.cat([part, part.new_zeros(missing)], dim)

@@ -25,7 +25,7 @@ from diffusers import ContextParallelConfig, DiffusionPipeline
 from diffusers.utils import logging
 from torch.distributed.rendezvous import rendezvous
 
-from app.media.mp4 import write_mp4, write_mp4_as_made
+from app.media.mp4 import write_mp4
 from app.model.meta import rank_dtypes
 from app.model.pipeline import Pipeline
 from app.model.transformer_parallel import one_device_on_cpu
@@ -57,7 +57,7 @@ def same(folder: str, device: torch.device) -> Make:
 
         pieces = pipeline.stream(pipeline.model.default_task(**request), go_on)
         if pieces is not None:
-            write_mp4_as_made(pieces, pipeline.model.defaults.fps, file)
+            write_mp4(pieces, pipeline.model.defaults.fps, file)
 
     return make
 
@@ -119,7 +119,7 @@ def _maker(pipeline: Any) -> Make:
         arguments |= {"generator": torch.Generator("cpu").manual_seed(request["seed"])}
         result = pipeline(**arguments, output_type="np", callback_on_step_end=on_step_end)
         if _rank() == 0:
-            write_mp4((result.frames[0] * 255).round().astype(np.uint8), 16, file)
+            write_mp4([(result.frames[0] * 255).round().astype(np.uint8)], 16, file)
 
     return make
 

@@ -107,7 +107,7 @@ def _torchrun_rank() -> None:
             began = time.monotonic()
             frames = pipeline.generate(config, lambda _: True)
             if frames is not None:
-                write_mp4(frames, config.fps, Path(folder, f"{number}.mp4"))
+                write_mp4([frames], config.fps, Path(folder, f"{number}.mp4"))
             times.append(time.monotonic() - began)
     pipeline.leave()
     if rank == 0:

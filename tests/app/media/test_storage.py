@@ -1,6 +1,8 @@
 """Videos in the storage: one file an attempt, any scheme that fsspec knows."""
 
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import fsspec
 import pytest
@@ -46,6 +48,34 @@ def test_a_forgotten_task_leaves_nothing(tmp_path: Path, file: Path) -> None:
     storage.delete_task("a")
     storage.delete_task("a")
     assert list((tmp_path / "videos").iterdir()) == []
+
+
+def test_the_last_deleted_file_takes_its_folder_with_it(tmp_path: Path, file: Path) -> None:
+    storage = Storage((tmp_path / "videos").as_uri())
+    for path in ("a/1.mp4", "a/2.mp4"):
+        storage.put(file, path)
+    storage.delete("a/1.mp4")
+    assert [path.name for path in (tmp_path / "videos/a").iterdir()] == ["2.mp4"]
+    storage.delete("a/2.mp4")
+    storage.delete("a/2.mp4")
+    assert list((tmp_path / "videos").iterdir()) == []
+
+
+def test_a_file_is_stored_although_its_folder_is_deleted_meanwhile(tmp_path: Path, file: Path) -> None:
+    storage = Storage((tmp_path / "videos").as_uri())
+    make_folder = storage._filesystem.makedirs
+    made: list[str] = []
+
+    def make_and_lose(folder: str, **options: Any) -> None:
+        make_folder(folder, **options)
+        if not made:
+            Path(folder).rmdir()
+        made.append(folder)
+
+    with mock.patch.object(storage._filesystem, "makedirs", make_and_lose):
+        storage.put(file, "a/2.mp4")
+    assert storage.read("a/2.mp4") == b"film"
+    assert len(made) == 2
 
 
 def test_a_missing_video_is_missing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Ranks that decode together make the frames that one makes alone, and leave nothing behind."""
 
+import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -11,13 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from numpy.typing import NDArray
+from torch import nn
 
+from app.config import ConfigError
 from app.gang.rank import Rank, Rendezvous, TaskFailedError
 from app.media.mp4 import read_mp4
 from app.model.decoding import pieces
 from app.model.pipeline import Pipeline
-from app.model.vae_parallel import RowShard
+from app.model.vae_parallel import RowShard, check_shardable, sharded
 from testing.ports import free_port
 from testing.rank_pool import Frames, RankPool, loaded
 from tests.app.model.makers import VAE_2_1, VAE_2_2
@@ -29,6 +33,46 @@ def test_rows_that_do_not_divide_go_to_the_first_ranks() -> None:
     assert RowShard.split(90, 0, 4).counts == (23, 23, 22, 22)
     assert RowShard.split(3, 0, 4).counts == (1, 1, 1)
     assert [RowShard.split(3, rank, 4).is_empty for rank in range(4)] == [False, False, False, True]
+
+
+@KINDS
+def test_every_convolution_of_a_published_decoder_is_known(kind: dict[str, Any]) -> None:
+    with torch.device("meta"):
+        check_shardable(AutoencoderKLWan(**kind).decoder)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        nn.Conv2d(3, 3, 5, padding=2),
+        nn.Conv2d(3, 3, 3, padding=1, stride=2),
+        nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"),
+        nn.Conv3d(3, 3, 3, padding=1),
+        WanCausalConv3d(3, 3, (3, 3, 3)),
+        nn.ConvTranspose2d(3, 3, 3),
+        nn.Conv1d(3, 3, 3),
+    ],
+    ids=repr,
+)
+def test_an_unknown_convolution_is_refused_before_it_draws_seams(unknown: nn.Module) -> None:
+    with torch.device("meta"):
+        decoder = AutoencoderKLWan(**VAE_2_1).decoder
+    decoder.mid_block.late = unknown
+    message = (
+        rf"diffusers: version [\d.]+ is not supported: .* decoder\.mid_block\.late is {re.escape(repr(unknown))}, "
+    )
+    with pytest.raises(ConfigError, match=message + r".*; install diffusers>="):
+        check_shardable(decoder)
+    with pytest.raises(ConfigError, match=message), sharded(decoder, RowShard.split(4, 0, 2)):
+        pass
+
+
+def test_a_rank_does_not_start_with_an_unknown_convolution(tiny_model: Path) -> None:
+    with (
+        mock.patch("app.model.vae_parallel.WanCausalConv3d", nn.Conv3d),
+        pytest.raises(ConfigError, match=r"decoder\.conv_in is WanCausalConv3d"),
+    ):
+        Pipeline(str(tiny_model), torch.device("cpu"))
 
 
 def _vae(kind: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -136,7 +180,7 @@ def _two_videos(rank: int, port: int, folder: str, storage: str, write: Callable
         with _together():
             for path, written in (("first.mp4", write), ("second.mp4", None)):
                 config = loaded(folder).model.default_task(seed=7)
-                with mock.patch("app.media.mp4.write_mp4_as_made", written) if written else _together():
+                with mock.patch("app.media.mp4.write_mp4", written) if written else _together():
                     try:
                         said.append(worker.generate(config, path))
                     except TaskFailedError as error:
