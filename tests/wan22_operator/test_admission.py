@@ -49,10 +49,10 @@ def patched(body: Json, old: Json | None = None) -> Json:
     for operation in admission.mutate(read(names.RAY_SERVICE, body), snapshot):
         assert operation["op"] == "add"
         *parents, last = [part.replace("~1", "/") for part in operation["path"].split("/")[1:]]
-        place: Any = body
+        target: Any = body
         for part in parents:
-            place = place[int(part)] if isinstance(place, list) else place[part]
-        place[last] = operation["value"]
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        target[last] = operation["value"]
     return body
 
 
