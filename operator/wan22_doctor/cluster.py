@@ -237,11 +237,11 @@ class _MissingError(NotSeenError):
 
 def _forbidden(verb: str, resource: str, group: str, namespace: str) -> NotSeen:
     full = f"{resource}.{group}" if group else resource
-    where = f" in namespace {namespace}" if namespace else " in the cluster"
+    scope = f" in namespace {namespace}" if namespace else " in the cluster"
     kind = "role" if namespace else "clusterrole"
     space = f" -n {namespace}" if namespace else ""
     return NotSeen(
-        f"not allowed to {verb} {full}{where}",
+        f"not allowed to {verb} {full}{scope}",
         f"grant it: kubectl{space} create {kind} wan22-doctor --verb={verb} --resource={full}, and a binding",
         Cause.BLIND,
     )

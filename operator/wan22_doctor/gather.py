@@ -1,4 +1,4 @@
-"""Gathers all facts concurrently: first the objects and, once they are known, what programs report from the pods."""
+"""Gathers all facts concurrently: first the objects and, once they are known, the answers of programs in their pods."""
 
 import asyncio
 import secrets

@@ -69,7 +69,7 @@ class Output:
             self.received[data[0]] = self.received.get(data[0], b"") + data[1:]
 
     def answer(self) -> Json | None:
-        """Return what ``main`` returned; None if it did not."""
+        """Return the answer of ``main``; None if it did not return."""
         return answer_in(self._text(Channel.STDOUT))
 
     def why_no_answer(self) -> str:

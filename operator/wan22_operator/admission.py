@@ -71,7 +71,7 @@ Case = Created | Adopted | Kept | Replaced | Resized | MadeByKubeRay | NotYetSiz
 
 
 def case_of(new: Snapshot, old: Snapshot | None) -> Case:
-    """Return what an incoming object is to the operator; ``old`` is the stored object, None at creation."""
+    """Return which case an incoming object is; ``old`` is the stored object, None at creation."""
     assert new.group is not None
     if new.kind == names.RAY_CLUSTER and not new.standalone:
         return MadeByKubeRay() if desired.active(new) else NotYetSized()
@@ -219,7 +219,7 @@ def active_annotations(active: Active) -> dict[str, str]:
 
 
 def annotations_at_adoption(new: Snapshot, stored: Snapshot) -> dict[str, str]:
-    """Return the annotations of an object that the operator sees for the first time: as ``stored`` has its counts."""
+    """Return the annotations of an object that the operator sees for the first time, by the counts of ``stored``."""
     assert new.group is not None
     found = desired.found(stored)
     replicas = stored.group.replicas if stored.group is not None else None

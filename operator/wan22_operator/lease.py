@@ -8,8 +8,8 @@ expire; and its ``run`` ends for good when the leadership is lost.
 import asyncio
 import datetime
 import logging
-import time
 from collections.abc import Callable
+from time import monotonic
 
 from wan22_operator import metrics
 from wan22_operator.api_server import Json
@@ -46,7 +46,7 @@ class Lease:
     @property
     def leading(self) -> bool:
         """True if this replica may write: it holds the Lease, and no other replica can regard it as expired yet."""
-        return time.monotonic() - self._renewed < self._seconds * 0.7
+        return monotonic() - self._renewed < self._seconds * 0.7
 
     async def run(self) -> None:
         """Take or renew the Lease until cancelled, then release it."""
@@ -54,7 +54,7 @@ class Lease:
             while True:
                 try:
                     async with asyncio.timeout(self._seconds / 2):
-                        await self._take_or_renew()
+                        await self.take_or_renew()
                 except Exception as error:
                     log.warning("lease %s: %s", self._name, error or repr(error))
                 self._notify()
@@ -71,8 +71,13 @@ class Lease:
             log.info("lease %s: %s %s", self._name, self._identity, "leads" if self._led else "no longer leads")
             self._changed(self._led)
 
-    async def _take_or_renew(self) -> None:
-        began = time.monotonic()
+    async def take_or_renew(self) -> None:
+        """Renew the Lease if this replica holds it; take it if nobody does or if it has expired.
+
+        Raises:
+            ConflictError: another replica wrote the Lease first.
+        """
+        began = monotonic()
         lease = await self._kube.get(f"{self._path}/{self._name}")
         if lease is None:
             body = {"metadata": {"name": self._name}, "spec": self._spec({})}
@@ -94,7 +99,7 @@ class Lease:
         try:
             await self._kube.request("PUT", f"{self._path}/{self._name}", lease | {"spec": spec})
         except ConflictError:
-            raise ConflictError("another replica wrote it first") from None
+            raise ConflictError("another replica wrote the Lease first") from None
 
     def _spec(self, before: Json) -> Json:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -89,7 +89,7 @@ class Reconciler:
         return step
 
     async def _adopt(self, obj: Snapshot) -> Snapshot:
-        """Give an object that the operator sees for the first time its annotations, by the counts of its spec."""
+        """Annotate an object that the operator sees for the first time with the counts of its spec."""
         if desired.active(obj) is not None:
             return obj
         return await self._write(obj, dict(admission.annotations_at_adoption(obj, obj)))

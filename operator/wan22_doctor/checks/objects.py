@@ -40,8 +40,8 @@ def _itself(target: Target, now: datetime.datetime) -> Iterator[Finding]:
     changed = _changed(target.body)
     if not status.get("conditions") and not status.get("observedGeneration"):
         since = age(meta.get("creationTimestamp"), now)
-        say = failed if since > REACTION_SECONDS else warning
-        yield say(
+        report = failed if since > REACTION_SECONDS else warning
+        yield report(
             f"{target.title} has no status {spoken(since)} after it was made: KubeRay does not act on it",
             "see whether KubeRay's operator runs and watches this namespace (its flag -watch-namespace)",
         )

@@ -91,9 +91,9 @@ def judge_pod(pod: Json, now: datetime.datetime) -> Iterator[Finding]:
     if not any(one.result == Result.FAILED for one in found) and ready.get("status") != "True":
         since = age(ready.get("lastTransitionTime") or status.get("startTime"), now)
         if status.get("phase") == "Running":
-            say = failed if since > UNREADY_SECONDS else warning
+            report = failed if since > UNREADY_SECONDS else warning
             why = f": {ready['message']}" if ready.get("message") else ""
-            yield say(
+            yield report(
                 f"pod {name} runs but is not Ready for {spoken(since)}{why}",
                 "each pod needs Ray and an APIEntrypoint: see the checks of Ray and Serve; "
                 f"kubectl describe pod {name}",
@@ -137,8 +137,8 @@ def _container(pod: Json, one: dict[str, Any], now: datetime.datetime) -> Iterat
         )
     elif waiting:
         since = age(pod["metadata"].get("creationTimestamp"), now)
-        say = failed if since > YOUNG_SECONDS and waiting.get("reason") != "PodInitializing" else warning
-        yield say(
+        report = failed if since > YOUNG_SECONDS and waiting.get("reason") != "PodInitializing" else warning
+        yield report(
             f"pod {name}: {one['name']} is {waiting.get('reason')} for {spoken(since)}", f"kubectl describe pod {name}"
         )
     elif ended and ended.get("exitCode"):

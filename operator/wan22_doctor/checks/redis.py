@@ -70,8 +70,8 @@ def persistence(head: Json) -> Iterator[Finding]:
     text = f"appendonly {config.get('appendonly')}, appendfsync {config.get('appendfsync')}, maxmemory-policy {policy}"
     problems = []
     if policy != "noeviction":
-        say = failed if limit else warning
-        problems.append(say(f"{text}, maxmemory {limit}: it may drop tasks", "set maxmemory-policy noeviction"))
+        report = failed if limit else warning
+        problems.append(report(f"{text}, maxmemory {limit}: it may drop tasks", "set maxmemory-policy noeviction"))
     if config.get("appendonly") != "yes":
         problems.append(
             warning(f"{text}: a restart of Redis loses tasks", "set appendonly yes, and appendfsync always or everysec")
