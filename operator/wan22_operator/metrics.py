@@ -8,4 +8,4 @@ RECONCILE_SECONDS = Histogram("wan22_operator_reconcile_seconds", "Duration of o
 STEPS = Counter("wan22_operator_steps", "Steps of resizes taken.", ["step"])
 ADMISSIONS = Counter("wan22_operator_admissions", "Admission requests answered.", ["webhook", "result"])
 LEADING = Gauge("wan22_operator_leading", "1 on the replica that reconciles.")
-QUEUED = Gauge("wan22_operator_queued_objects", "Objects that are to be reconciled, now or later.")
+QUEUED = Gauge("wan22_operator_queued_objects", "Objects waiting to be reconciled.")

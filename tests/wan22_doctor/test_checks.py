@@ -1,4 +1,4 @@
-"""What the checks say of each fault: the right check names it, and the others stay quiet."""
+"""Each fault is reported by its check and by no other."""
 
 import base64
 import datetime
@@ -150,22 +150,22 @@ def without_bundle(facts: Facts) -> Facts:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, and what is to be said of it."""
+    """One fault, and the finding that reports it."""
 
     what: str
     spoil: Callable[[Facts], object]
-    """Changes what it gets, or returns other facts."""
+    """Changes the facts that it is called with, or returns others."""
     check: str
     evidence: str
     remedy: str
     result: Result = Result.FAILED
     also: tuple[str, ...] = ()
-    """Other checks that rightly see it too."""
+    """Other checks that rightly report it too."""
 
 
 W = Result.WARNING
 LATE = {"version": "2.11.0", "nccl": "2.28.9", "error": "no answer within 6 s", "late": True}
-"""What a worker says of torch where it takes too long."""
+"""A worker's answer about torch if that takes too long."""
 SERVED = frozenset({"rayclusters", "rayservices"})
 FAULTS = (
     Fault(

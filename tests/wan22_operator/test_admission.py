@@ -1,4 +1,4 @@
-"""What the webhooks make of an object, without a server."""
+"""How admission changes or refuses an object, without a server."""
 
 import json
 from typing import Any
