@@ -1,5 +1,5 @@
-"""The doctor: looks at a RayService or RayCluster from outside, and says what is wrong and what to do.
+"""The doctor: examines a RayService or RayCluster from outside and reports what is wrong and what to do.
 
-``gather`` asks the API server and, through ``exec``, the pods, all at once; the functions in ``checks`` judge what came
-back and touch nothing; ``report`` prints it. It changes nothing but the one small task of ``checks.request``.
+``gather`` asks the API server and, by programs that it runs in them, the pods; the functions in ``checks`` judge the
+facts and are pure; ``report`` prints the findings. The doctor changes nothing, except that it submits one small task.
 """

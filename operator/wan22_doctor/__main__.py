@@ -1,6 +1,6 @@
 """``wan22-doctor -n NAMESPACE [NAME]``, also as ``kubectl wan22 doctor``.
 
-Exit status: 0 healthy, 1 something is wrong, 2 it could not be looked at.
+Exit status: 0 healthy, 1 something is wrong, 2 nothing wrong was found but not everything could be checked.
 """
 
 import argparse
@@ -25,19 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def plugin(arguments: Sequence[str] | None = None) -> int:
-    """Run ``kubectl wan22 doctor``: kubectl calls a program named kubectl-wan22 with the words that follow."""
+    """Run ``kubectl wan22 doctor``: kubectl calls the program kubectl-wan22 with the arguments after "wan22"."""
     parser = argparse.ArgumentParser(prog="kubectl wan22", description="Tools for wan22 on a cluster.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", parents=[_parser("")], add_help=False, help="say what is wrong with a RayService")
+    commands.add_parser("doctor", parents=[_parser("")], add_help=False, help="report what is wrong with a RayService")
     return _run(parser.parse_args(arguments))
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Look at a RayService or RayCluster and all that it needs, and say what is wrong and what to do.",
-        epilog="Exit status: 0 healthy, 1 something is wrong, 2 it could not be looked at. It needs to read objects "
-        "and to run programs in pods (create pods/exec); with --no-request it changes nothing.",
+        description="Check a RayService or RayCluster and all that it needs; report what is wrong and what to do.",
+        epilog="Exit status: 0 healthy, 1 something is wrong, 2 nothing wrong was found but not everything could be "
+        "checked. The doctor must be allowed to read objects and to run programs in pods (create pods/exec); with "
+        "--no-request it changes nothing.",
     )
     parser.add_argument(
         "name", nargs="?", default="", metavar="NAME", help="RayService or RayCluster; default: the only one"
@@ -52,7 +53,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # What it cannot read, it says itself.
+    # The doctor itself reports an answer that the client cannot read.
     logging.getLogger("kubernetes").setLevel(logging.ERROR)
     console, began = Console(), time.monotonic()
     try:

@@ -1,12 +1,10 @@
-"""The API server as the doctor uses it: reading objects, one dry run, and programs run inside pods."""
+"""The doctor's calls to the API server: it reads objects, makes one dry run, and runs programs in pods."""
 
 import asyncio
 import datetime
-import json
 import re
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from importlib.resources import files
 from typing import Any, Self
 
 import aiohttp
@@ -14,34 +12,26 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.stream import WsApiClient
+from wan22_operator import api_server
 
-from wan22_doctor.facts import Json, name_of, short
+from wan22_doctor.facts import Json, name_of
 from wan22_doctor.findings import Cause, NotSeen
+from wan22_doctor.pod_program import Channel, Output, exec_query, request_line
 
-SECONDS = 8.0
+ANSWER_SECONDS = 8.0
 """How long the API server may take for one answer."""
-AT_ONCE = 32
+EXECS_AT_ONCE = 32
 """Programs that run in pods at the same time."""
-MARK = "wan22-doctor-answer:"
-# The program comes by stdin: it would be too long for a URL, and it needs no shell and no file in the pod.
-START = (
-    "import json,os,sys\n"
-    "asked=json.loads(sys.stdin.readline())\n"
-    "scope={'__name__':'wan22_doctor_program'}\n"
-    "exec(compile(asked['program'],'wan22-doctor','exec'),scope)\n"
-    f"print('\\n{MARK}'+json.dumps(scope['main'](**asked['arguments'])),flush=True)\n"
-    "os._exit(0)"
-)
 Query = Sequence[tuple[str, str]]
 _FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"( in the namespace)?')
 
 
 class CannotRunError(RuntimeError):
-    """There is no cluster to look at; the message says why and what to do."""
+    """No cluster can be reached; the message tells why and what to do."""
 
 
 class NotSeenError(Exception):
-    """One thing could not be looked at."""
+    """A fact could not be found out; ``seen`` tells why."""
 
     def __init__(self, seen: NotSeen) -> None:
         super().__init__(seen.why)
@@ -49,7 +39,7 @@ class NotSeenError(Exception):
 
 
 class Cluster:
-    """One cluster, through the API server alone."""
+    """One cluster, reached through its API server only."""
 
     def __init__(self, configuration: Configuration, namespace: str) -> None:
         self.namespace = namespace
@@ -58,14 +48,14 @@ class Cluster:
         """The API server's time at its last answer."""
         self._objects = ApiClient(configuration)
         self._sockets = WsApiClient(configuration)  # type: ignore[no-untyped-call]
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._exec_slots = asyncio.Semaphore(EXECS_AT_ONCE)
 
     @classmethod
     async def connect(cls, namespace: str, kubeconfig: str, context: str) -> Self:
-        """Connect as kubectl does, or as the pod's service account where there is no kubeconfig.
+        """Connect as kubectl does or, without a kubeconfig, as the pod's service account.
 
         Raises:
-            CannotRunError: there is neither, or the API server does not answer.
+            CannotRunError: there is neither.
         """
         configuration = Configuration()
         own = "default"
@@ -95,13 +85,13 @@ class Cluster:
         """Return the API server's version.
 
         Raises:
-            CannotRunError: it does not answer, or not to these credentials.
+            CannotRunError: it does not answer, or refuses the credentials.
         """
         try:
             answer = await self._request("GET", "/version")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise CannotRunError(
-                f"the API server {self.host} does not answer ({error or type(error).__name__}); see whether "
+                f"the API server {self.host} does not answer ({error or type(error).__name__}); check whether "
                 "`kubectl version` reaches it, and check the kubeconfig's server, proxy and certificate"
             ) from None
         except NotSeenError as error:
@@ -111,7 +101,7 @@ class Cluster:
         return str(answer.get("gitVersion", "?"))
 
     async def must_have_namespace(self) -> None:
-        """See that the namespace exists, as far as that may be seen.
+        """Check that the namespace exists; pass if that cannot be read.
 
         Raises:
             CannotRunError: it does not.
@@ -122,24 +112,32 @@ class Cluster:
             return
         if found is None:
             raise CannotRunError(
-                f"there is no namespace {self.namespace}; kubectl get namespaces shows which there are"
+                f"there is no namespace {self.namespace}; kubectl get namespaces lists those that exist"
             )
 
     async def get(self, path: str, **query: str) -> Json | None:
-        """Return the object at an API path, None where there is none.
+        """Return the object at an API path; None if it does not exist.
 
         Raises:
             NotSeenError: the API server refuses or does not answer.
         """
-        return await self._asked("GET", path, query)
+        return await self._read("GET", path, query)
 
     async def items(self, path: str, **query: str) -> tuple[Json, ...]:
-        """Return the objects at an API path."""
-        answer = await self._asked("GET", path, query)
+        """Return the objects of the list at an API path; none if the path does not exist.
+
+        Raises:
+            NotSeenError: the API server refuses or does not answer.
+        """
+        answer = await self._read("GET", path, query)
         return tuple((answer or {}).get("items") or ())
 
     async def refusal(self, path: str, body: Json) -> str:
-        """Return what the API server answers to a patch that must be refused; it is a dry run, nothing changes."""
+        """Return with which message a webhook refuses a patch; empty if it passes. It is a dry run: nothing changes.
+
+        Raises:
+            NotSeenError: the API server refuses the request for another reason or does not answer.
+        """
         try:
             await self._request("PATCH", path, [("dryRun", "All"), ("fieldManager", "wan22-doctor")], body)
         except NotSeenError as error:
@@ -147,24 +145,21 @@ class Cluster:
                 return str(error)
             raise
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise NotSeenError(_silent(error)) from None
+            raise NotSeenError(_unanswered(error)) from None
         return ""
 
     async def run(self, pod: Json, program: str, seconds: float, arguments: Json) -> Json:
-        """Run a program of ``programs`` in the first container of a pod, and return its answer.
+        """Run a program of ``programs`` in the first container of a pod and return its answer (see ``pod_program``).
 
         Raises:
             NotSeenError: it cannot be run there, does not end, or fails.
         """
         name, container = name_of(pod), pod["spec"]["containers"][0]["name"]
-        source = files("wan22_doctor").joinpath("programs", f"{program}.py").read_text(encoding="utf-8")
-        asked = json.dumps({"program": source, "arguments": arguments}) + "\n"
         path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{name}/exec"
-        query = [("container", container), *((stream, "true") for stream in ("stdin", "stdout", "stderr"))]
-        query += [("command", word) for word in ("python", "-c", START)]
+        query = exec_query(container)
         try:
-            async with self._places, asyncio.timeout(seconds):
-                output, errors = await self._exec(path, query, asked)
+            async with self._exec_slots, asyncio.timeout(seconds):
+                output = await self._exec(path, query, request_line(program, arguments))
         except aiohttp.WSServerHandshakeError as error:
             why = await self._why_not(path, query) or f"{error.status} {error.message}"
             raise NotSeenError(_not_run(name, why)) from None
@@ -175,126 +170,90 @@ class Cluster:
                     NotSeen(why, f"look at the pod's load: kubectl top pod {name}", Cause.FAULT)
                 ) from None
             raise NotSeenError(_not_run(name, str(error) or type(error).__name__)) from None
-        answer = answer_in(output)
+        answer = output.answer()
         if answer is None:
-            raise NotSeenError(_not_run(name, errors))
+            raise NotSeenError(_not_run(name, output.why_no_answer()))
         return answer
 
-    async def _exec(self, path: str, query: Query, asked: str) -> tuple[str, str]:
+    async def _exec(self, path: str, query: Query, line: str) -> Output:
         arguments = await self._sockets.param_serialize(
             "GET", path, query_params=list(query), auth_settings=["BearerToken"]
         )
         response: Any = await self._sockets.call_api(*arguments, _preload_content=False)  # type: ignore[no-untyped-call]
-        heard = {1: b"", 2: b"", 3: b""}
+        output = Output()
         async with response.response as socket:
-            await socket.send_bytes(b"\x00" + asked.encode())
+            await socket.send_bytes(bytes([Channel.STDIN]) + line.encode())
             async for message in socket:
-                data = message.data.encode() if isinstance(message.data, str) else message.data
-                if data and data[0] in heard:
-                    heard[data[0]] += data[1:]
-        return heard[1].decode(errors="replace"), _why_ended(heard[2].decode(errors="replace"), _parsed(heard[3]))
+                output.add(message.data)
+        return output
 
     async def _why_not(self, path: str, query: Query) -> str:
-        """Ask for a program once more, without a socket: then the API server says why it refuses.
+        """Repeat an ``exec`` without a websocket: the API server then answers with the reason of its refusal.
+
+        Return an empty text if there is no other reason than the missing websocket.
 
         Raises:
-            NotSeenError: for lack of a permission.
+            NotSeenError: a permission is missing.
         """
         try:
             await self._request("GET", path, query)
         except NotSeenError as error:
             if error.seen.remedy:
                 raise
-            # Where the request would have passed, only the socket is missing in it.
+            # An allowed request is refused for not being upgraded to a websocket.
             return "" if "upgrade" in str(error).lower() else str(error)
         except (aiohttp.ClientError, TimeoutError):
             pass
         return ""
 
-    async def _asked(self, verb: str, path: str, query: Mapping[str, str]) -> Json | None:
+    async def _read(self, verb: str, path: str, query: Mapping[str, str]) -> Json | None:
         try:
             return await self._request(verb, path, list(query.items()))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise NotSeenError(_silent(error)) from None
+            raise NotSeenError(_unanswered(error)) from None
         except _MissingError:
             return None
 
     async def _request(self, verb: str, path: str, query: Query = (), body: object = None) -> Json:
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = "application/merge-patch+json"
-        arguments = await self._objects.param_serialize(
-            verb,
-            path,
-            query_params=list(query),
-            header_params=headers,
-            body=body,
-            auth_settings=["BearerToken"],
+        answer = await api_server.request(
+            self._objects, verb, path, body, query=query, patch="merge", seconds=ANSWER_SECONDS
         )
-        response = await self._objects.call_api(*arguments, _request_timeout=SECONDS)
-        content = await response.read()  # type: ignore[no-untyped-call]
-        if date := response.getheader("Date"):  # type: ignore[no-untyped-call]
-            self.now = parsedate_to_datetime(date)
-        value = _parsed(content)
-        message = str(value.get("message") or content[:200].decode(errors="replace") or response.reason)
-        if response.status == 404:
-            raise _MissingError(NotSeen(message))
-        if response.status == 403 and (found := _FORBIDDEN.search(message)):
+        if answer.date:
+            self.now = parsedate_to_datetime(answer.date)
+        if answer.status == 404:
+            raise _MissingError(NotSeen(answer.message))
+        if answer.status == 403 and (found := _FORBIDDEN.search(answer.message)):
             verb, resource, group, namespaced = found.groups()
             raise NotSeenError(_forbidden(verb, resource, group, self.namespace if namespaced else ""))
-        if response.status >= 400:
-            raise NotSeenError(NotSeen(f"the API server answered {response.status}: {message}", "", Cause.BLIND))
-        return value
+        if answer.status >= 400:
+            why = f"the API server answered {answer.status}: {answer.message}"
+            raise NotSeenError(NotSeen(why, "", Cause.BLIND))
+        return answer.body or {}
 
 
 class _MissingError(NotSeenError):
-    """There is no such object."""
-
-
-def answer_in(output: str) -> Json | None:
-    """Return a program's answer out of all that was printed beside it; None where there is none."""
-    answers = [line[len(MARK) :] for line in output.splitlines() if line.startswith(MARK)]
-    return json.loads(answers[-1]) if answers else None
-
-
-def _why_ended(errors: str, status: Json) -> str:
-    """Return why a program gave no answer: the last line that it wrote, else what the kubelet says."""
-    if lines := errors.strip().splitlines():
-        return lines[-1]
-    causes = (status.get("details") or {}).get("causes") or ()
-    codes = [int(one["message"]) for one in causes if one.get("reason") == "ExitCode"]
-    if codes:
-        return f"python was killed (exit code {codes[0]})" if codes[0] > 128 else f"python ended with {codes[0]}"
-    return short(str(status.get("message") or "python printed nothing"))
+    """The object does not exist."""
 
 
 def _forbidden(verb: str, resource: str, group: str, namespace: str) -> NotSeen:
     full = f"{resource}.{group}" if group else resource
-    where = f" in namespace {namespace}" if namespace else " in the cluster"
+    scope = f" in namespace {namespace}" if namespace else " in the cluster"
     kind = "role" if namespace else "clusterrole"
     space = f" -n {namespace}" if namespace else ""
     return NotSeen(
-        f"not allowed to {verb} {full}{where}",
-        f"have it granted: kubectl{space} create {kind} wan22-doctor --verb={verb} --resource={full}, and a binding",
+        f"not allowed to {verb} {full}{scope}",
+        f"grant it: kubectl{space} create {kind} wan22-doctor --verb={verb} --resource={full}, and a binding",
         Cause.BLIND,
     )
 
 
-def _silent(error: Exception) -> NotSeen:
+def _unanswered(error: Exception) -> NotSeen:
     return NotSeen(f"the API server did not answer: {error or type(error).__name__}", "", Cause.BLIND)
 
 
 def _not_run(pod: str, why: str) -> NotSeen:
     return NotSeen(
         f"nothing can be run in pod {pod}: {why}",
-        f"see whether this works: kubectl exec {pod} -- python -V",
+        f"check whether this works: kubectl exec {pod} -- python -V",
         Cause.FAULT,
     )
-
-
-def _parsed(content: bytes) -> Json:
-    try:
-        value = json.loads(content or b"{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

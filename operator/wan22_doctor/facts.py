@@ -1,4 +1,4 @@
-"""Everything that the checks judge by, as it was seen. Objects of the API server are plain dictionaries."""
+"""The facts that the checks judge. Objects of the API server are plain dictionaries."""
 
 import datetime
 from collections.abc import Mapping
@@ -14,26 +14,28 @@ from wan22_doctor.findings import NotSeen, Seen
 
 Json = dict[str, Any]
 LONG = 300
+"""Characters of a message that are shown."""
 
 
 @dataclass(frozen=True)
 class KubeRay:
-    """What the cluster has of KubeRay."""
+    """KubeRay as it is installed in the cluster."""
 
     served: frozenset[str]
     """Resources of ray.io/v1."""
     fields: Seen[frozenset[str]]
     """Fields of a RayService's ``rayClusterConfig`` in its CRD."""
     deployments: Seen[tuple[Json, ...]]
-    """Deployments of KubeRay's operator; it may run outside of the cluster."""
+    """Deployments of KubeRay's operator; none if it runs outside the cluster."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """The object that is looked at, and the RayClusters that stand for it."""
+    """The object that is examined."""
 
     body: Json
     clusters: tuple[Json, ...] = ()
+    """The RayClusters that KubeRay made for it; of a RayCluster, itself."""
 
     @property
     def obj(self) -> Snapshot:
@@ -47,12 +49,12 @@ class Target:
 
     @property
     def resource(self) -> str:
-        """Kind and name as kubectl takes them."""
+        """Kind and name, as kubectl accepts them."""
         return f"{str(self.body['kind']).lower()}/{self.body['metadata']['name']}"
 
     @property
     def serving(self) -> Json | None:
-        """The RayCluster that answers requests: the active one, else the one that comes up."""
+        """The RayCluster that answers requests: the active one, else the pending one."""
         if self.obj.kind == names.RAY_CLUSTER:
             return self.body
         wanted = (self.obj.active_cluster, self.obj.pending_cluster)
@@ -64,27 +66,27 @@ class Target:
         """The Service that clients call."""
         name = str(self.body["metadata"]["name"])
         if self.obj.kind == names.RAY_CLUSTER:
-            return self.obj.head_service or f"{name}-head-svc"
+            return self.obj.head_service
         return str((self.body["spec"].get("serveService") or {}).get("metadata", {}).get("name") or f"{name}-serve-svc")
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """One webhook configuration, and what it needs."""
+    """The webhooks: their configurations, their certificate, their pods and their answer."""
 
     configurations: Seen[Mapping[str, Json | None]]
-    """By kind, Mutating and Validating."""
+    """The two configurations, by "Mutating" and "Validating"; None if one does not exist."""
     certificate: Seen[Json | None]
     """The Secret with the certificate."""
     endpoints: Seen[int]
-    """Ready pods behind its Service; as many as the operator has, where the configuration names a URL."""
+    """Ready pods behind the webhooks' Service."""
     refusal: Seen[str]
-    """What the API server answers to a dry run that the webhook must refuse; empty where it lets it pass."""
+    """The message with which the webhook refused a wrong annotation in a dry run; empty if it let it pass."""
 
 
 @dataclass(frozen=True)
 class Operator:
-    """This project's operator, where it follows the namespace."""
+    """The operator of this project that follows the namespace."""
 
     deployment: Json
     lease: Seen[Json | None]
@@ -92,7 +94,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was seen. ``now`` is the API server's time, so that a laptop's clock does not matter."""
+    """All facts. ``now`` is the API server's time, so that a laptop's clock does not matter."""
 
     namespace: str
     now: datetime.datetime
@@ -102,24 +104,25 @@ class Facts:
     pods: Seen[tuple[Json, ...]]
     """All pods of the namespace."""
     events: Seen[tuple[Json, ...]]
-    """Warnings of the namespace."""
+    """Warning Events of the namespace."""
     serve_config: Seen[str]
+    """The text of serveConfigV2."""
     endpoints: Seen[int]
     """Ready pods behind the Service that clients call."""
     operator: Seen[Operator]
     webhook: Seen[Webhook]
     head: Seen[Json]
-    """What ``programs/head.py`` answered."""
+    """The answer of ``programs/head.py``."""
     application: Seen[Json]
-    """What ``programs/application.py`` answered."""
+    """The answer of ``programs/application.py``."""
     workers: Seen[Mapping[str, Seen[Json]]]
-    """What ``programs/worker.py`` answered, by pod."""
+    """The answers of ``programs/worker.py``, by pod."""
     request: Seen[Json]
-    """What ``programs/request.py`` answered."""
+    """The answer of ``programs/request.py``."""
 
 
 def app_args(text: Seen[str]) -> AppArgs:
-    """Return the application's arguments in a serveConfigV2; the defaults where it has none or is not readable."""
+    """Return the application's arguments in a serveConfigV2; the defaults if it has none or is not readable."""
     try:
         for application in [] if isinstance(text, NotSeen) else yaml.safe_load(text)["applications"]:
             return AppArgs.model_validate(application.get("args") or {})
@@ -129,7 +132,7 @@ def app_args(text: Seen[str]) -> AppArgs:
 
 
 def device_of(target: Target, text: Seen[str]) -> str:
-    """Return what ranks compute on: the application's argument, else what the pods' GPUs mean."""
+    """Return the device of the ranks: the application's argument, else "cuda" if the pods have GPUs, else "cpu"."""
     group = target.obj.group
     return app_args(text).device or ("cuda" if group and group.gpus else "cpu")
 
@@ -141,19 +144,19 @@ def ray_pods(target: Target, pods: tuple[Json, ...]) -> list[Json]:
 
 
 def head_pod(pods: list[Json], cluster: str) -> Json | None:
-    """Return the head pod of a RayCluster."""
+    """Return the head pod of a RayCluster; None if it has none that is not being deleted."""
     found = (
         pod
         for pod in pods
         if label(pod, names.CLUSTER_LABEL) == cluster
-        and label(pod, "ray.io/node-type") == "head"
+        and label(pod, names.NODE_TYPE_LABEL) == "head"
         and not pod["metadata"].get("deletionTimestamp")
     )
     return next(found, None)
 
 
-def worker_pods(pods: list[Json], cluster: str) -> list[Json]:
-    """Return the pods of a RayCluster's worker group, those that are leaving excepted."""
+def undeleted_worker_pods(pods: list[Json], cluster: str) -> list[Json]:
+    """Return the pods of a RayCluster's worker group that are not being deleted."""
     return [
         pod
         for pod in pods
@@ -164,7 +167,7 @@ def worker_pods(pods: list[Json], cluster: str) -> list[Json]:
 
 
 def label(body: Json, key: str) -> str:
-    """Return a label of an object, empty where it has none."""
+    """Return a label of an object; empty if it does not have it."""
     return str((body["metadata"].get("labels") or {}).get(key) or "")
 
 
@@ -174,21 +177,21 @@ def name_of(body: Json) -> str:
 
 
 def runs(pod: Json) -> bool:
-    """Return whether a pod's first container runs, so that a program can be run in it."""
+    """Return True if a pod's first container runs, so that a program can be run in it."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or ()
     first = pod["spec"]["containers"][0]["name"]
     return any(one["name"] == first and "running" in (one.get("state") or {}) for one in statuses)
 
 
 def age(stamp: object, now: datetime.datetime) -> float:
-    """Return how many seconds ago a time stamp of the API server is; 0 where there is none."""
+    """Return the seconds from a time stamp of the API server to ``now``; 0 if there is none."""
     if not isinstance(stamp, str) or not stamp:
         return 0.0
     return (now - datetime.datetime.fromisoformat(stamp.replace("Z", "+00:00"))).total_seconds()
 
 
 def sized(count: float) -> str:
-    """Return a number of bytes as people say it."""
+    """Return a number of bytes as text, such as ``1.5 GB``."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -196,7 +199,7 @@ def sized(count: float) -> str:
 
 
 def short(text: str) -> str:
-    """Return a message on one line: of a traceback its last line, of other long texts both ends."""
+    """Return a message on one line: the last line of a traceback; the beginning and the end of another long text."""
     before, traceback, lines = text.partition("Traceback (most recent call last):")
     if traceback and lines.strip():
         text = f"{before} {lines.strip().splitlines()[-1]}"
@@ -205,7 +208,7 @@ def short(text: str) -> str:
 
 
 def spoken(seconds: float) -> str:
-    """Return a duration as people say it: ``40 s``, ``12 min``, ``3 h``, ``5 d``."""
+    """Return a duration as text: ``40 s``, ``12 min``, ``3 h``, ``5 d``."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

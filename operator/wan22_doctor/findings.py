@@ -1,4 +1,4 @@
-"""What a check says, and why a thing that it needs could not be looked at."""
+"""The result of a check, and why a fact that it needs is missing."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,13 +8,16 @@ T = TypeVar("T")
 
 
 class Result(StrEnum):
-    """How a check came out."""
+    """Result of a check."""
 
     OK = "ok"
+    """All is well."""
     WARNING = "warning"
-    """Not as it should be, or not yet; it works all the same."""
+    """Something is not as it should be, or not yet, but it works."""
     FAILED = "failed"
+    """Something is wrong."""
     SKIPPED = "not checked"
+    """A fact that the check needs is missing, or there is nothing to check."""
 
 
 @dataclass(frozen=True)
@@ -23,58 +26,58 @@ class Finding:
 
     result: Result
     evidence: str
-    """The text that was found, short."""
+    """What was found, in short."""
     remedy: str = ""
     """A command or a setting."""
     check: str = ""
     """Name of the check; ``checks.judge`` fills it in."""
     blind: bool = False
-    """The doctor was kept from looking, so this says nothing about health."""
+    """True if the doctor lacks access to a fact, so that this result says nothing about health."""
 
 
 def ok(evidence: str) -> Finding:
-    """Return that all is well."""
+    """Return the finding that all is well."""
     return Finding(Result.OK, evidence)
 
 
 def warning(evidence: str, remedy: str = "") -> Finding:
-    """Return that something is not as it should be, though it works."""
+    """Return the finding that something is not as it should be, but works."""
     return Finding(Result.WARNING, evidence, remedy)
 
 
 def failed(evidence: str, remedy: str) -> Finding:
-    """Return that something is wrong."""
+    """Return the finding that something is wrong."""
     return Finding(Result.FAILED, evidence, remedy)
 
 
 def skipped(why: str) -> Finding:
-    """Return that there was nothing to check."""
+    """Return the finding that there was nothing to check."""
     return Finding(Result.SKIPPED, why)
 
 
 class Cause(StrEnum):
-    """What kept a thing from being looked at."""
+    """Why a fact is missing."""
 
     FAULT = "fault"
-    """It should be there: a finding of its own, told once."""
+    """Something that should exist does not; the first check that needs it reports this as a failure."""
     FOLLOWS = "follows"
-    """Something that another check reports."""
+    """It is the consequence of something that another check reports."""
     BLIND = "blind"
-    """The doctor may not, or cannot, look."""
+    """The doctor lacks a permission or an answer."""
     OFF = "off"
-    """There is nothing to look at, as somebody wants it."""
+    """There is nothing to find out, because somebody switched it off or left it out."""
 
 
 @dataclass(frozen=True)
 class NotSeen:
-    """Stands for what could not be looked at."""
+    """A missing fact: why it is missing and what to do about it."""
 
     why: str
     remedy: str = ""
     cause: Cause = Cause.FOLLOWS
 
     def behind(self) -> "NotSeen":
-        """Return what this means for what depends on it."""
+        """Return the reason to report for a check that depends on this one."""
         return NotSeen(self.why, "", self.cause if self.cause != Cause.FAULT else Cause.FOLLOWS)
 
 

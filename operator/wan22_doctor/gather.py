@@ -1,4 +1,4 @@
-"""Looks at everything at once: objects first, then, as soon as it is known which, the pods from inside."""
+"""Gathers all facts concurrently: first the objects and, once they are known, the answers of programs in their pods."""
 
 import asyncio
 import secrets
@@ -18,10 +18,11 @@ from wan22_doctor.findings import Cause, NotSeen, Seen
 T = TypeVar("T")
 
 PROGRAM_SECONDS = 8.0
-"""How long a program in a pod may take, the request excepted."""
+"""How long a program in a pod may take, except the request."""
 SMALL = {"prompt": "a lighthouse at dusk", "width": 256, "height": 256, "num_frames": 5, "num_inference_steps": 2}
-"""The request: small, whatever the model."""
+"""Body of the request: small for every model."""
 WEBHOOK_TRIES = 4
+"""How often the dry run is repeated, one second apart, until the webhook refuses it."""
 REFUSED_COUNT = "the-doctor-asks"
 """A count that the webhook must refuse."""
 _RAY = f"/apis/{names.GROUP}/{names.VERSION}"
@@ -30,30 +31,30 @@ _ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose."""
+    """The options of the command line."""
 
     name: str = ""
     """Name of the RayService or RayCluster; empty for the only one."""
     request: bool = True
+    """Whether to submit one small task."""
     timeout: float = 120
-    """Seconds that the request may take."""
+    """Seconds that the task may take."""
 
 
 async def gather(cluster: Cluster, options: Options, tell: Callable[[str], None]) -> Facts:
-    """Look at everything; ``tell`` hears what is being waited for.
+    """Gather all facts; ``tell`` is called with the names of those that are still missing.
 
     Raises:
-        CannotRunError: there is no cluster, or no such namespace.
+        CannotRunError: the API server does not answer, or the namespace does not exist.
     """
     kubernetes = await cluster.version()
     await cluster.must_have_namespace()
-    looks = _Looks(cluster, options)
-    seen = await looks.at_everything(tell)
+    seen = await _Gathering(cluster, options).all(tell)
     return Facts(namespace=cluster.namespace, now=cluster.now, kubernetes=kubernetes, **seen)
 
 
-class _Looks:
-    """One round of looking. Each look is a task; one that needs another awaits it."""
+class _Gathering:
+    """One round. Each fact is a task, which awaits the tasks of the facts that it needs."""
 
     def __init__(self, cluster: Cluster, options: Options) -> None:
         self._cluster = cluster
@@ -61,8 +62,8 @@ class _Looks:
         self._space = f"/api/v1/namespaces/{cluster.namespace}"
         self._tasks: dict[str, asyncio.Task[Any]] = {}
 
-    async def at_everything(self, tell: Callable[[str], None]) -> dict[str, Any]:
-        looks: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+    async def all(self, tell: Callable[[str], None]) -> dict[str, Any]:
+        sources: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "kuberay": self._kuberay,
             "target": self._target,
             "pods": lambda: self._cluster.items(f"{self._space}/pods"),
@@ -77,8 +78,8 @@ class _Looks:
             "workers": self._workers,
             "request": self._request,
         }
-        for name, look in looks.items():
-            self._tasks[name] = asyncio.create_task(_seen(look()))
+        for name, source in sources.items():
+            self._tasks[name] = asyncio.create_task(_seen(source()))
         pending = set(self._tasks.values())
         try:
             while pending:
@@ -90,7 +91,11 @@ class _Looks:
                 task.cancel()
 
     async def _known(self, name: str) -> Any:
-        """Return what another look saw; what it could not see ends this one as well."""
+        """Return another fact.
+
+        Raises:
+            NotSeenError: it is missing, and so the fact that needs it is missing too.
+        """
         value = await self._tasks[name]
         if isinstance(value, NotSeen):
             raise NotSeenError(value.behind())
@@ -101,7 +106,9 @@ class _Looks:
     async def _kuberay(self) -> KubeRay:
         resources = await self._cluster.get(_RAY)
         served = frozenset(str(one["name"]) for one in (resources or {}).get("resources", ()) if "/" not in one["name"])
-        crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/rayservices.ray.io"
+        crd = (
+            f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{names.PLURALS[names.RAY_SERVICE]}.{names.GROUP}"
+        )
         selector = "app.kubernetes.io/name=kuberay-operator"
         fields, deployments = await asyncio.gather(
             _seen(self._crd_fields(crd)),
@@ -120,13 +127,14 @@ class _Looks:
 
     async def _target(self) -> Target:
         kuberay: KubeRay = await self._known("kuberay")
-        if missing := {"rayservices", "rayclusters"} - kuberay.served:
-            raise NotSeenError(NotSeen(f"the cluster knows no {' and no '.join(sorted(missing))}"))
+        if missing := set(names.PLURALS.values()) - kuberay.served:
+            raise NotSeenError(NotSeen(f"the cluster has no type {' and no type '.join(sorted(missing))}"))
         base = f"{_RAY}/namespaces/{self._cluster.namespace}"
         services, clusters = await asyncio.gather(
-            self._cluster.items(f"{base}/rayservices"), self._cluster.items(f"{base}/rayclusters")
+            self._cluster.items(f"{base}/{names.PLURALS[names.RAY_SERVICE]}"),
+            self._cluster.items(f"{base}/{names.PLURALS[names.RAY_CLUSTER]}"),
         )
-        # Items of a list carry no kind.
+        # The API server leaves the kind out of a list's items.
         bodies = [body | {"kind": names.RAY_SERVICE} for body in services]
         bodies += [body | {"kind": names.RAY_CLUSTER} for body in clusters]
         body = choose(bodies, self._options.name, self._cluster.namespace)
@@ -141,11 +149,13 @@ class _Looks:
             if target.obj.serve_config:
                 return target.obj.serve_config
             why = "spec.serveConfigV2 is absent, and no webhook filled it in when the object was written"
-            remedy = f"see the webhook; once it answers: kubectl annotate {target.resource} {names.STATUS}-"
+            remedy = (
+                f"see the check of the webhook; once it answers: kubectl annotate {target.resource} {names.STATUS}-"
+            )
             raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
         name = target.obj.annotations.get(names.SERVE_CONFIG)
         if not name:
-            raise NotSeenError(NotSeen("nothing says what is deployed on this RayCluster", "", Cause.OFF))
+            raise NotSeenError(NotSeen(f"this RayCluster has no annotation {names.SERVE_CONFIG}", "", Cause.OFF))
         found = await self._cluster.get(f"{self._space}/configmaps/{name}")
         text = str(((found or {}).get("data") or {}).get(names.SERVE_CONFIG_KEY) or "")
         if not text:
@@ -178,7 +188,7 @@ class _Looks:
         own = await self._cluster.items(f"/apis/apps/v1/namespaces/{self._cluster.namespace}/deployments", **selector)
         found = [one for one in own if follows(one, self._cluster.namespace)]
         if not found:
-            # One that follows every namespace may be in another; whoever may not look there has seen enough.
+            # An operator that follows every namespace may run in one that this user may not read.
             everywhere = await _seen(self._cluster.items("/apis/apps/v1/deployments", **selector))
             elsewhere = () if isinstance(everywhere, NotSeen) else everywhere
             found = [one for one in elsewhere if follows(one, self._cluster.namespace)]
@@ -189,7 +199,7 @@ class _Looks:
 
     async def _operator(self) -> Operator:
         deployment: Json = await self._known("deployment")
-        name = environment(deployment).get("LEASE_NAME", "wan22-operator")
+        name = environment(deployment).get("LEASE_NAME", names.OPERATOR)
         space = deployment["metadata"]["namespace"]
         lease = self._cluster.get(f"/apis/coordination.k8s.io/v1/namespaces/{space}/leases/{name}")
         return Operator(deployment, await _seen(lease))
@@ -199,9 +209,9 @@ class _Looks:
         settings, space = environment(deployment), deployment["metadata"]["namespace"]
         if settings.get("WEBHOOK_ENABLED", "true").lower() == "false":
             raise NotSeenError(NotSeen("webhooks are switched off (webhook.enabled)", "", Cause.OFF))
-        name = settings.get("WEBHOOK_CONFIGURATION", "wan22-operator")
-        secret = f"/api/v1/namespaces/{space}/secrets/{settings.get('WEBHOOK_SECRET', 'wan22-operator-webhook')}"
-        service = settings.get("WEBHOOK_SERVICE", "wan22-operator-webhook")
+        name = settings.get("WEBHOOK_CONFIGURATION", names.OPERATOR)
+        secret = f"/api/v1/namespaces/{space}/secrets/{settings.get('WEBHOOK_SECRET', names.WEBHOOK)}"
+        service = settings.get("WEBHOOK_SERVICE", names.WEBHOOK)
         configurations, certificate, endpoints, refusal = await asyncio.gather(
             _seen(self._configurations(name)),
             _seen(self._cluster.get(secret)),
@@ -212,28 +222,30 @@ class _Looks:
 
     async def _configurations(self, name: str) -> dict[str, Json | None]:
         kinds = ("Mutating", "Validating")
-        looks = [self._cluster.get(f"{_ADMISSION}/{kind.lower()}webhookconfigurations/{name}") for kind in kinds]
-        return dict(zip(kinds, await asyncio.gather(*looks), strict=True))
+        bodies = [self._cluster.get(f"{_ADMISSION}/{kind.lower()}webhookconfigurations/{name}") for kind in kinds]
+        return dict(zip(kinds, await asyncio.gather(*bodies), strict=True))
 
     async def _webhook_endpoints(self, space: str, service: str, settings: Mapping[str, str]) -> int:
         if settings.get("WEBHOOK_URL"):
-            raise NotSeenError(NotSeen(f"the webhook is reached at {settings['WEBHOOK_URL']}", "", Cause.OFF))
+            raise NotSeenError(
+                NotSeen(f"the API server reaches the webhook at {settings['WEBHOOK_URL']}", "", Cause.OFF)
+            )
         return await self._ready_endpoints(space, service)
 
     async def _refusal(self) -> str:
         target: Target = await self._known("target")
         if not target.obj.managed:
-            raise NotSeenError(NotSeen("the object is not managed, so no webhook looks at it", "", Cause.OFF))
+            raise NotSeenError(NotSeen("the object is not managed, so no webhook judges it", "", Cause.OFF))
         path = f"{_RAY}/namespaces/{self._cluster.namespace}/{names.PLURALS[target.obj.kind]}/{target.obj.name}"
         body = {"metadata": {"annotations": {names.TOTAL_WORKERS: REFUSED_COUNT}}}
         for _ in range(WEBHOOK_TRIES - 1):
-            # Right after the operator's pods were made anew, the way to them takes a moment.
-            if said := await self._cluster.refusal(path, body):
-                return said
+            # After the operator's pods were replaced, it takes a moment until the API server reaches the new ones.
+            if refusal := await self._cluster.refusal(path, body):
+                return refusal
             await asyncio.sleep(1)
         return await self._cluster.refusal(path, body)
 
-    # The pods from inside
+    # What programs report from the pods
 
     async def _ray_pods(self) -> tuple[Target, str, list[Json]]:
         target: Target = await self._known("target")
@@ -265,7 +277,7 @@ class _Looks:
     async def _workers(self) -> dict[str, Seen[Json]]:
         target, cluster, pods = await self._ray_pods()
         device = facts.device_of(target, await self._tasks["serve_config"])
-        workers = facts.worker_pods(pods, cluster)
+        workers = facts.undeleted_worker_pods(pods, cluster)
         if not workers:
             raise NotSeenError(NotSeen(f"RayCluster {cluster} has no worker pod"))
         answers = await asyncio.gather(*(_seen(self._worker(pod, device)) for pod in workers))
@@ -297,15 +309,15 @@ class _Looks:
 
 
 def choose(bodies: list[Json], name: str, namespace: str) -> Json:
-    """Return the RayService or RayCluster that is meant: the named one, else the only managed one, else the only one.
+    """Return the object to examine: the named one, else the only managed one, else the only one.
 
     Raises:
-        NotSeenError: there is none, or more than one.
+        NotSeenError: no object fits, or more than one does.
     """
     own = [body for body in bodies if not read(body["kind"], body).owner]
     listed = ", ".join(f"{body['kind']} {facts.name_of(body)}" for body in own)
     if name:
-        # Also a RayCluster that a RayService made: the service is meant.
+        # The name of a RayCluster that a RayService made stands for the RayService.
         named = [body for body in bodies if facts.name_of(body) == name]
         owner = read(named[0]["kind"], named[0]).owner if named else ""
         found = [body for body in own if facts.name_of(body) == (owner or name)]
@@ -321,30 +333,32 @@ def choose(bodies: list[Json], name: str, namespace: str) -> Json:
         return found[0]
     if not found:
         why = f"namespace {namespace} has no RayService and no RayCluster"
-        remedy = "install the chart here, or look for it: kubectl get rayservice,raycluster -A"
+        remedy = "install the chart in it, or find its namespace: kubectl get rayservice,raycluster -A"
         raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
-    raise NotSeenError(NotSeen(f"namespace {namespace} has {listed}", "name the one that is meant", Cause.BLIND))
+    raise NotSeenError(
+        NotSeen(f"namespace {namespace} has {listed}", "give the name of one of them as an argument", Cause.BLIND)
+    )
 
 
 def follows(deployment: Json, namespace: str) -> bool:
-    """Return whether an operator's Deployment follows a namespace."""
+    """Return True if an operator's Deployment follows a namespace."""
     return environment(deployment).get("WATCH_NAMESPACE", "") in ("", namespace)
 
 
 def environment(deployment: Json) -> dict[str, str]:
-    """Return the plain variables of a Deployment's first container."""
+    """Return the environment variables of a Deployment's first container that have a plain value."""
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     return {one["name"]: one["value"] for one in container.get("env") or () if one.get("value")}
 
 
 def is_ready(head: Json) -> bool:
-    """Return whether the app says that it would run a task now."""
+    """Return True if the app reports that it is ready for a task."""
     body = head["readyz"].get("body")
     return isinstance(body, dict) and body.get("ready") is True
 
 
-async def _seen(look: Awaitable[T]) -> Seen[T]:
+async def _seen(fact: Awaitable[T]) -> Seen[T]:
     try:
-        return await look
+        return await fact
     except NotSeenError as error:
         return error.seen

@@ -1,4 +1,4 @@
-"""What people and programs read: a table, or JSON."""
+"""Prints the findings: as a table for people, as JSON for programs."""
 
 import json
 from collections import Counter
@@ -16,25 +16,25 @@ _STYLES = {Result.OK: "green", Result.WARNING: "yellow", Result.FAILED: "bold re
 _VERDICTS = {
     0: ("healthy", "bold green"),
     1: ("not healthy", "bold red"),
-    2: ("nothing wrong was found, but not everything could be looked at", "bold yellow"),
+    2: ("nothing wrong was found, but not everything could be checked", "bold yellow"),
 }
 
 
 def exit_status(findings: list[Finding]) -> int:
-    """Return 1 where something is wrong, else 2 where the doctor was kept from looking, else 0."""
+    """Return 1 if something is wrong, 2 if nothing is wrong but a fact could not be found out, otherwise 0."""
     if any(finding.result == Result.FAILED for finding in findings):
         return 1
     return 2 if any(finding.blind for finding in findings) else 0
 
 
 def table(findings: list[Finding]) -> Table:
-    """Return the findings as a table; a remedy stands below its evidence, so that a command has room on its line."""
+    """Return the findings as a table. A remedy is below its evidence, so that a command has room on its line."""
     rows = Table(expand=True, header_style="bold")
     rows.add_column("check", no_wrap=True)
     rows.add_column("result", no_wrap=True)
     rows.add_column("evidence → remedy", ratio=1)
     before = ""
-    for finding in _together(findings):
+    for finding in _with_skipped_merged(findings):
         parts: list[RenderableType] = [Text(finding.evidence)]
         if finding.remedy:
             parts.append(Text(f"→ {finding.remedy}", style="cyan"))
@@ -44,8 +44,8 @@ def table(findings: list[Finding]) -> Table:
     return rows
 
 
-def _together(findings: list[Finding]) -> Iterator[Finding]:
-    """Yield the findings, and at the end one row for all checks that were not made for the same reason."""
+def _with_skipped_merged(findings: list[Finding]) -> Iterator[Finding]:
+    """Yield the findings; checks that were skipped for the same reason share one finding at the end."""
     names: dict[str, list[str]] = {}
     for finding in findings:
         if finding.result == Result.SKIPPED:
@@ -61,17 +61,17 @@ def _together(findings: list[Finding]) -> Iterator[Finding]:
 
 
 def summary(facts: Facts, findings: list[Finding], seconds: float) -> Text:
-    """Return the last line: whether it is healthy, and how many checks say so."""
+    """Return the last line: the verdict, the object, and the number of findings by result."""
     verdict, style = _VERDICTS[exit_status(findings)]
     counts = Counter(finding.result for finding in findings)
     listed = ", ".join(f"{counts[result]} {result.value}" for result in Result if counts[result])
-    what = f": {facts.target.title}" if isinstance(facts.target, Target) else ""
-    place = f"{what} in namespace {facts.namespace}, Kubernetes {facts.kubernetes} ({listed}; {seconds:.1f} s)"
-    return Text.assemble((verdict, style), place)
+    title = f": {facts.target.title}" if isinstance(facts.target, Target) else ""
+    details = f"{title} in namespace {facts.namespace}, Kubernetes {facts.kubernetes} ({listed}; {seconds:.1f} s)"
+    return Text.assemble((verdict, style), details)
 
 
 def as_json(facts: Facts, findings: list[Finding], seconds: float) -> str:
-    """Return everything as one JSON object."""
+    """Return the report as one JSON object."""
     value = {
         "healthy": exit_status(findings) == 0,
         "exit_status": exit_status(findings),

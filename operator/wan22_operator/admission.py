@@ -1,13 +1,13 @@
-"""What the webhooks make of an object within the request: the operator's annotations applied to its spec. Pure.
+"""Decides, within an admission request, how the operator's annotations are applied to an object's spec. Pure.
 
-The reconcile uses ``drift`` as well: what it returns for a stored object is what a webhook that was away did not do.
+The reconcile uses ``drift`` too. For a stored object it returns the changes that a webhook outage left undone.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -16,34 +16,116 @@ from serve_config import Pods, ServeValues, check, render, with_counts
 from wan22_operator import constants as names
 from wan22_operator import desired
 from wan22_operator.desired import Active, BadCountError, Counts
+from wan22_operator.json_patch import Patch
 from wan22_operator.snapshots import Snapshot, WorkerGroup, names_in
-
-Patch = list[dict[str, Any]]
 
 
 class RefusedError(ValueError):
-    """The request must not pass; the message is what its user reads."""
+    """The request must not pass; the message is written for the user who sent it."""
+
+
+@dataclass(frozen=True)
+class Created:
+    """A new object, which gets its wanted counts at once."""
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """An existing object that the operator sees for the first time; the counts of its spec stay in force."""
+
+    stored: Snapshot
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The request carries the operator's annotations, as an ordinary update does; they stay in force."""
+
+    active: Active
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The request lacks annotations that the stored object has, as after ``kubectl replace``; they are restored."""
+
+    active: Active
+
+
+@dataclass(frozen=True)
+class Resized:
+    """The worker pods now hold another number of ranks, so the pods for the active counts are computed again."""
+
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class MadeByKubeRay:
+    """A RayCluster that a RayService made and that the operator has sized; its annotations are right as they are."""
+
+
+@dataclass(frozen=True)
+class NotYetSized:
+    """A RayCluster that a RayService made and that the operator has not sized; nothing is applied to it."""
+
+
+Case = Created | Adopted | Kept | Replaced | Resized | MadeByKubeRay | NotYetSized
+
+
+def case_of(new: Snapshot, old: Snapshot | None) -> Case:
+    """Return which case an incoming object is; ``old`` is the stored object, None at creation."""
+    assert new.group is not None
+    if new.kind == names.RAY_CLUSTER and not new.standalone:
+        return MadeByKubeRay() if desired.active(new) else NotYetSized()
+    # Annotations of the time before an object was managed are out of date.
+    given = desired.active(new) if old is None or old.managed else None
+    stored = desired.active(old) if old is not None and old.managed else None
+    active = given or stored
+    if active is None:
+        return Created() if old is None else Adopted(old)
+    if old is not None and old.group is not None and old.group.ranks_per_pod != new.group.ranks_per_pod:
+        return Resized(active.counts)
+    return Kept(active) if given else Replaced(active)
+
+
+def operator_annotations(case: Case, new: Snapshot) -> dict[str, str]:
+    """Return the operator's annotations that the incoming object must have in this case."""
+    assert new.group is not None
+    match case:
+        case Created():
+            return _annotations_at_creation(new)
+        case Adopted(stored):
+            return annotations_at_adoption(new, stored)
+        case Kept(active) | Replaced(active):
+            need = active.counts.pods(new.group.ranks_per_pod)
+            return active_annotations(Active(active.counts, max(need, active.pods)))
+        case Resized(counts):
+            return active_annotations(Active(counts, counts.pods(new.group.ranks_per_pod)))
+        case MadeByKubeRay() | NotYetSized():
+            return {}
 
 
 def mutate(new: Snapshot, old: Snapshot | None) -> Patch:
-    """Return the JSON patch that brings an incoming object's spec and the operator's annotations together.
+    """Return the JSON patch that makes an incoming object's spec agree with the operator's annotations.
 
     ``old`` is the stored object, None at creation.
     """
     if not new.managed or new.deleting or new.group is None or not desired.readable(new):
         return []
-    kept = _annotations(new, old)
-    if kept is None:
+    case = case_of(new, old)
+    if isinstance(case, NotYetSized):
         return []
-    changes = {key: value for key, value in kept.items() if new.annotations.get(key) != value}
+    due = operator_annotations(case, new)
+    changes = {key: value for key, value in due.items() if new.annotations.get(key) != value}
     try:
-        return annotate(new, changes) + drift(annotated(new, kept), old)
+        return annotate(new, changes) + drift(annotated(new, due), old)
     except RefusedError:
-        return []  # the validating webhook says why
+        return []  # the validating webhook refuses the request and tells why
 
 
 def drift(obj: Snapshot, old: Snapshot | None = None) -> Patch:
-    """Return the JSON patch that makes the spec what the operator's annotations on the same object say."""
+    """Return the JSON patch that makes an object's spec agree with the operator's annotations on it.
+
+    ``old`` is the state before; it tells which list of workersToDelete was the operator's.
+    """
     active = desired.active(obj)
     if active is None or obj.group is None or not desired.readable(obj):
         return []
@@ -56,13 +138,15 @@ def drift(obj: Snapshot, old: Snapshot | None = None) -> Patch:
         return patch
     leaving = _leaving(obj)
     pods = max(0, active.pods - len(leaving))
-    have = {
+    fields = {
         "replicas": obj.group.replicas,
         "minReplicas": obj.group.minimum,
         "maxReplicas": obj.group.maximum,
     }
     patch += [
-        {"op": "add", "path": f"{obj.group.path}/{field}", "value": pods} for field, is_ in have.items() if is_ != pods
+        {"op": "add", "path": f"{obj.group.path}/{field}", "value": pods}
+        for field, value in fields.items()
+        if value != pods
     ]
     if obj.kind == names.RAY_CLUSTER:
         patch += _workers_to_delete(obj, old, leaving)
@@ -70,7 +154,7 @@ def drift(obj: Snapshot, old: Snapshot | None = None) -> Patch:
 
 
 def configured(obj: Snapshot, active: Active) -> str:
-    """Return the object's serveConfigV2 with the active counts, rendered from defaults where it has none.
+    """Return the object's serveConfigV2 with the active counts; if it has none, one rendered from the defaults.
 
     Raises:
         RefusedError: it has none, and its worker pods are too small for the defaults.
@@ -83,7 +167,7 @@ def configured(obj: Snapshot, active: Active) -> str:
 
 
 def validate(new: Snapshot, old: Snapshot | None) -> None:
-    """Let an incoming object pass, or say why not. Only what the request changes is judged.
+    """Refuse an incoming object that is wrong. Only what the request changes is judged.
 
     Raises:
         RefusedError: with the field, what was found, what is allowed and the remedy.
@@ -107,7 +191,9 @@ def annotate(obj: Snapshot, changes: Mapping[str, str | None]) -> Patch:
     """Return the JSON patch that sets annotations, and removes those whose value is None."""
     if not changes:
         return []
-    patch: Patch = [] if obj.has_annotations else [{"op": "add", "path": "/metadata/annotations", "value": {}}]
+    patch: Patch = []
+    if not obj.has_annotations:
+        patch.append({"op": "add", "path": "/metadata/annotations", "value": {}})
     for key, value in changes.items():
         path = f"/metadata/annotations/{key.replace('/', '~1')}"
         if value is not None:
@@ -118,13 +204,13 @@ def annotate(obj: Snapshot, changes: Mapping[str, str | None]) -> Patch:
 
 
 def annotated(obj: Snapshot, changes: Mapping[str, str | None]) -> Snapshot:
-    """Return the object as it is once ``changes`` are made to its annotations."""
+    """Return the object with ``changes`` made to its annotations."""
     merged = {**obj.annotations, **changes}
     return replace(obj, annotations={key: value for key, value in merged.items() if value is not None})
 
 
 def active_annotations(active: Active) -> dict[str, str]:
-    """Return the annotations that say what is active."""
+    """Return the annotations that record what is active."""
     return {
         names.ACTIVE_WORKERS: str(active.counts.total_workers),
         names.ACTIVE_GANGS: str(active.counts.gangs),
@@ -132,41 +218,30 @@ def active_annotations(active: Active) -> dict[str, str]:
     }
 
 
-def first_sight(new: Snapshot, seen: Snapshot, created: bool) -> dict[str, str]:
-    """Return the operator's annotations for an object that has none: as found in ``seen``, or as wanted if new."""
+def annotations_at_adoption(new: Snapshot, stored: Snapshot) -> dict[str, str]:
+    """Return the annotations of an object that the operator sees for the first time, by the counts of ``stored``."""
     assert new.group is not None
-    assert seen.group is not None
-    found = desired.found(seen)
-    given: dict[str, str] = {}
-    if names.DECLARED not in new.annotations and names.ADOPTED not in new.annotations:
-        given[names.ADOPTED] = json.dumps({"totalWorkers": found.total_workers, "gangs": found.gangs}, sort_keys=True)
-    counts = found
-    if created:
-        try:
-            counts = desired.wanted(annotated(new, given))
-        except BadCountError:
-            counts = found
-    pods = counts.pods(new.group.ranks_per_pod)
-    if not created and seen.group.replicas is not None:
-        pods = max(pods, seen.group.replicas)
-    return given | active_annotations(Active(counts, pods))
+    found = desired.found(stored)
+    replicas = stored.group.replicas if stored.group is not None else None
+    pods = max(found.pods(new.group.ranks_per_pod), replicas or 0)
+    return _adopted_counts(new, found) | active_annotations(Active(found, pods))
 
 
-def _annotations(new: Snapshot, old: Snapshot | None) -> dict[str, str] | None:
-    """Return what the operator's annotations must be on the incoming object; None where nothing is known yet."""
+def _annotations_at_creation(new: Snapshot) -> dict[str, str]:
     assert new.group is not None
-    if new.kind == names.RAY_CLUSTER and not new.standalone:
-        return {} if desired.active(new) else None
-    before = desired.active(old) if old is not None and old.managed else None
-    current = desired.active(new) if old is None or old.managed else None
-    if current is None and before is None:
-        return first_sight(new, old or new, created=old is None)
-    active = current or before
-    assert active is not None
-    need = active.counts.pods(new.group.ranks_per_pod)
-    before_group = old.group if old is not None else None
-    same_size = before_group is None or before_group.ranks_per_pod == new.group.ranks_per_pod
-    return active_annotations(Active(active.counts, max(need, active.pods) if same_size else need))
+    counts = desired.found(new)
+    adopted = _adopted_counts(new, counts)
+    # The validating webhook refuses a bad count and tells why.
+    with suppress(BadCountError):
+        counts = desired.wanted(annotated(new, adopted))
+    return adopted | active_annotations(Active(counts, counts.pods(new.group.ranks_per_pod)))
+
+
+def _adopted_counts(new: Snapshot, found: Counts) -> dict[str, str]:
+    """Return the annotation that keeps ``found``, unless the object already has one that tells its counts."""
+    if names.DECLARED in new.annotations or names.ADOPTED in new.annotations:
+        return {}
+    return {names.ADOPTED: json.dumps({"totalWorkers": found.total_workers, "gangs": found.gangs}, sort_keys=True)}
 
 
 def _leaving(obj: Snapshot) -> tuple[str, ...]:
@@ -174,10 +249,14 @@ def _leaving(obj: Snapshot) -> tuple[str, ...]:
 
 
 def _workers_to_delete(obj: Snapshot, old: Snapshot | None, leaving: tuple[str, ...]) -> Patch:
-    """Return the patch of ``scaleStrategy``; a list that someone else wrote stays."""
+    """Return the patch that makes workersToDelete name the pods in ``leaving``.
+
+    A list is only cleared if the operator wrote it: another author's stays.
+    """
     assert obj.group is not None
-    ours = leaving or (old is not None and _leaving(old) == obj.group.workers_to_delete)
-    if not ours or obj.group.workers_to_delete == leaving:
+    listed = obj.group.workers_to_delete
+    operator_wrote_it = old is not None and _leaving(old) == listed
+    if listed == leaving or not (leaving or operator_wrote_it):
         return []
     value = list(leaving)
     if not obj.group.has_scale_strategy:

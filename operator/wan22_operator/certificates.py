@@ -15,12 +15,12 @@ CA_DAYS = 3650
 SERVER_DAYS = 90
 RENEW_BEFORE = datetime.timedelta(days=30)
 BACKDATED = datetime.timedelta(hours=1)
-"""Clocks differ; a certificate is valid a little before it was made."""
+"""A certificate is valid from a little before it was made, because clocks differ."""
 
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM texts. ``ca`` may hold an older CA too, so that a replica which has not seen the new one stays trusted."""
+    """PEM texts. ``ca`` may also hold the previous CA, so that a replica that still serves under it stays trusted."""
 
     ca: str
     ca_key: str
@@ -34,7 +34,7 @@ class Certificates:
 
     @classmethod
     def from_secret(cls, data: dict[str, str] | None) -> "Certificates | None":
-        """Read the ``data`` of the Secret; None where a part is missing."""
+        """Read the ``data`` of the Secret; None if a part is missing or broken."""
         try:
             names = ("ca.crt", "ca.key", "tls.crt", "tls.key")
             return cls(*(base64.b64decode((data or {})[name]).decode() for name in names))
@@ -43,9 +43,9 @@ class Certificates:
 
 
 def current(have: Certificates | None, hosts: Sequence[str], now: datetime.datetime) -> Certificates:
-    """Return certificates that are good for ``hosts`` for a while: ``have``, or renewed ones where it is not.
+    """Return ``have`` if it is valid for ``hosts`` and does not end soon, otherwise renewed certificates.
 
-    A server certificate is renewed under the same CA, so that nobody who trusts it needs to learn anything.
+    A server certificate is renewed under the same CA, so that clients that trust the CA need no new bundle.
     """
     try:
         if have and _lasts(have.ca, now):

@@ -1,38 +1,46 @@
 """Names that the operator shares with the chart, with users and with KubeRay, each spelled once."""
 
+# KubeRay's names.
 GROUP = "ray.io"
 VERSION = "v1"
 RAY_SERVICE = "RayService"
 RAY_CLUSTER = "RayCluster"
 PLURALS = {RAY_SERVICE: "rayservices", RAY_CLUSTER: "rayclusters"}
+CLUSTER_LABEL = "ray.io/cluster"
+GROUP_LABEL = "ray.io/group"
+NODE_TYPE_LABEL = "ray.io/node-type"
+"""``head`` or ``worker``."""
+DASHBOARD_PORT = 8265
+SERVE_PORT = 8000
+TOKEN_KEY = "auth_token"
+"""Key of Ray's token in its Secret."""
+
+# The chart's names.
 WORKER_GROUP = "gpu-workers"
+OPERATOR = "wan22-operator"
+"""Default name of the Lease and of the webhook configurations."""
+WEBHOOK = "wan22-operator-webhook"
+"""Default name of the webhooks' Service and of the Secret with their certificate."""
 
 PREFIX = "wan22.dev/"
 MANAGED = f"{PREFIX}managed"
-"""Label, "true" on the objects that the operator may touch."""
+"""Label, "true" on the objects that the operator may change."""
 
-# What users and the chart ask for.
+# Annotations that users and the chart write.
 TOTAL_WORKERS = f"{PREFIX}total-workers"
 GANGS = f"{PREFIX}gangs"
 DECLARED = f"{PREFIX}declared"
-"""The chart's values as JSON; counts where no annotation of the user's stands."""
+"""The chart's values as JSON: the counts unless the user has annotated others."""
 SERVE_CONFIG = f"{PREFIX}serve-config"
 """On a RayCluster: name of the ConfigMap whose key ``serveConfigV2`` the operator deploys."""
 SERVE_CONFIG_KEY = "serveConfigV2"
 
-# What the operator writes.
+# Annotations that the operator writes.
 ADOPTED = f"{PREFIX}adopted"
-"""The counts found in the spec at first sight, as JSON."""
+"""The counts that the spec held when the operator first saw the object, as JSON."""
 ACTIVE_WORKERS = f"{PREFIX}active-workers"
 ACTIVE_GANGS = f"{PREFIX}active-gangs"
 ACTIVE_PODS = f"{PREFIX}active-pods"
 WORKERS_TO_DELETE = f"{PREFIX}workers-to-delete"
-"""On a RayCluster: JSON list of the pods that leave; they count no longer among its replicas."""
+"""On a RayCluster: JSON list of the pods that leave; they no longer count among its replicas."""
 STATUS = f"{PREFIX}status"
-
-# KubeRay's names.
-CLUSTER_LABEL = "ray.io/cluster"
-GROUP_LABEL = "ray.io/group"
-DASHBOARD_PORT = 8265
-SERVE_PORT = 8000
-TOKEN_KEY = "auth_token"

@@ -1,4 +1,4 @@
-"""What is wanted of an object and what is active on it, read from its annotations and its spec. Pure."""
+"""Which counts are wanted of an object and which are active, read from its annotations and its spec. Pure."""
 
 import json
 import re
@@ -10,21 +10,21 @@ from serve_config import Counts as FoundCounts
 from serve_config import ServeConfigError
 from serve_config import counts as counts_in
 from wan22_operator import constants as names
-from wan22_operator.snapshots import Snapshot
+from wan22_operator.snapshots import Snapshot, whole_number
 
 MAX_GANGS = 1024
 DEFAULT_WORKERS = 2
 HEADS_BY_MODEL = ((r"A14B", 40), (r"(^|[^0-9])5B", 24))
-"""What a model's path says about its attention heads, where nothing else does."""
+"""Attention heads by a pattern of the model's path, used if nothing else names the heads."""
 
 
 class BadCountError(ValueError):
-    """A count that was asked for cannot be; the message names the annotation, what it holds and what is allowed."""
+    """A wanted count is not possible; the message names the annotation, its value and what is allowed."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Ranks of one gang, and gangs."""
+    """Ranks of one gang, and the number of gangs."""
 
     total_workers: int
     gangs: int
@@ -39,17 +39,19 @@ class Counts:
 
 @dataclass(frozen=True)
 class Active:
-    """What the operator has set so far: the counts that Serve is given, and the pods that may exist for them."""
+    """What the operator has set so far."""
 
     counts: Counts
+    """The counts in serveConfigV2."""
     pods: int
+    """Worker pods that the object has room for; during a resize more than its counts need."""
 
 
 def wanted(obj: Snapshot) -> Counts:
-    """Return the counts that are asked for: the user's annotations, else the chart's values, else those first found.
+    """Return the wanted counts: the user's annotations, else the chart's values, else the counts first found.
 
     Raises:
-        BadCountError: an annotation is no count, or there is no parallel plan for it.
+        BadCountError: an annotation is not a count, or there is no parallel plan for it.
     """
     heads = attention_heads(obj)
     base = _declared(obj) or _adopted(obj) or found(obj)
@@ -59,13 +61,13 @@ def wanted(obj: Snapshot) -> Counts:
         try:
             gang_plan(workers, heads)
         except NoPlanError as error:
-            where = names.TOTAL_WORKERS if names.TOTAL_WORKERS in obj.annotations else names.DECLARED
-            raise BadCountError(f"{where}: {error}") from None
+            source = names.TOTAL_WORKERS if names.TOTAL_WORKERS in obj.annotations else names.DECLARED
+            raise BadCountError(f"{source}: {error}") from None
     return Counts(workers, gangs)
 
 
 def active(obj: Snapshot) -> Active | None:
-    """Return what the operator's own annotations say is active; None where they are absent or not readable."""
+    """Return what the operator's annotations record as active; None if one of them is absent or unreadable."""
     workers, gangs, pods = (
         _plain(obj.annotations.get(key)) for key in (names.ACTIVE_WORKERS, names.ACTIVE_GANGS, names.ACTIVE_PODS)
     )
@@ -75,7 +77,7 @@ def active(obj: Snapshot) -> Active | None:
 
 
 def found(obj: Snapshot) -> Counts:
-    """Return the counts that the spec holds; where it holds none, what its pods have room for."""
+    """Return the counts in the spec's serveConfigV2; without one, the largest counts that its pods have room for."""
     written = serve_counts(obj.serve_config)
     group = obj.group
     room = (group.replicas or 0) * group.ranks_per_pod if group else 0
@@ -86,11 +88,11 @@ def found(obj: Snapshot) -> Counts:
 
 
 def attention_heads(obj: Snapshot) -> int | None:
-    """Return the attention heads of the object's model, where they are known."""
+    """Return the attention heads of the object's model; None if nothing tells them."""
     written = serve_counts(obj.serve_config)
     if written and written.attention_heads:
         return written.attention_heads
-    declared = _whole(_json(obj.annotations.get(names.DECLARED)).get("attentionHeads"))
+    declared = whole_number(_json(obj.annotations.get(names.DECLARED)).get("attentionHeads"), least=1)
     return declared or next((heads for hint, heads in HEADS_BY_MODEL if re.search(hint, obj.model_path)), None)
 
 
@@ -100,13 +102,13 @@ def _largest(room: int, heads: int | None) -> int:
 
 
 def readable(obj: Snapshot) -> bool:
-    """Return whether the operator can set counts in the object's serveConfigV2 (an absent one is rendered)."""
+    """Return True if the operator can set counts in the object's serveConfigV2 or, if it is absent, render one."""
     return not obj.serve_config or serve_counts(obj.serve_config) is not None
 
 
 @lru_cache(maxsize=2048)
 def serve_counts(text: str) -> FoundCounts | None:
-    """Return the counts in a serveConfigV2; None where it is absent, unreadable or not this project's."""
+    """Return the counts in a serveConfigV2; None if it is empty, unreadable or not this project's."""
     if not text:
         return None
     try:
@@ -116,15 +118,17 @@ def serve_counts(text: str) -> FoundCounts | None:
 
 
 def _declared(obj: Snapshot) -> Counts | None:
-    value = _json(obj.annotations.get(names.DECLARED))
-    workers = _whole(value.get("totalWorkers"))
-    return Counts(workers, _whole(value.get("gangs")) or 1) if workers else None
+    return _counts_in(obj, names.DECLARED)
 
 
 def _adopted(obj: Snapshot) -> Counts | None:
-    value = _json(obj.annotations.get(names.ADOPTED))
-    workers = _whole(value.get("totalWorkers"))
-    return Counts(workers, _whole(value.get("gangs")) or 1) if workers else None
+    return _counts_in(obj, names.ADOPTED)
+
+
+def _counts_in(obj: Snapshot, annotation: str) -> Counts | None:
+    value = _json(obj.annotations.get(annotation))
+    workers = whole_number(value.get("totalWorkers"), least=1)
+    return Counts(workers, whole_number(value.get("gangs"), least=1) or 1) if workers else None
 
 
 def _count(obj: Snapshot, annotation: str, default: int, most: int, heads: int | None) -> int:
@@ -156,7 +160,3 @@ def _json(text: str | None) -> dict[str, object]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,7 +1,7 @@
-"""The operator, as ``kopf run -m wan22_operator.handlers`` runs it: watches feed a queue, one replica works it off.
+"""The operator's entry point: ``kopf run -m wan22_operator.handlers``. Watches feed a queue; the leader works it off.
 
-Only event handlers are used: the others write bookkeeping annotations, which KubeRay copies, or finalizers, which
-would hold a deletion up once the operator is gone.
+Only kopf's event handlers are used. Its other handlers write bookkeeping annotations, which KubeRay would copy, or
+finalizers, which would block deletions once the operator is gone.
 """
 
 import asyncio
@@ -13,14 +13,14 @@ import kopf
 from prometheus_client import start_http_server
 
 from wan22_operator import constants as names
-from wan22_operator.gangs import Ray
 from wan22_operator.kube import Kube
 from wan22_operator.lease import Lease
+from wan22_operator.object_cache import ObjectCache, reconciled_as
+from wan22_operator.ray_head import RayHead
 from wan22_operator.reconcile import Reconciler
 from wan22_operator.reports import Recorder
 from wan22_operator.settings import Settings
 from wan22_operator.snapshots import Snapshot, read
-from wan22_operator.store import Store, reconciled_as
 from wan22_operator.webhook import WebhookServer
 from wan22_operator.work_queue import WorkQueue
 
@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 
 
 class Operator:
-    """Everything that lives as long as the process."""
+    """All parts of one replica, for as long as its process lives."""
 
     def __init__(self, settings: Settings, kube: Kube) -> None:
         self.settings = settings
         self.kube = kube
-        self.store = Store()
-        self.ray = Ray(kube, settings.cluster_domain)
-        self.recorder = Recorder(kube, "wan22-operator")
-        reconciler = Reconciler(kube, self.ray, self.store, self.recorder, settings)
-        self._look = reconciler.reconcile
+        self.cache = ObjectCache()
+        self.ray_head = RayHead(kube, settings.cluster_domain)
+        self.recorder = Recorder(kube, names.OPERATOR)
+        reconciler = Reconciler(kube, self.ray_head, self.cache, self.recorder, settings)
+        self._reconcile = reconciler.reconcile
         self.queue = WorkQueue(self._work)
         self.lease = Lease(
             kube,
@@ -51,33 +51,33 @@ class Operator:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Start serving webhooks, and reconciling whenever this replica leads."""
+        """Start to serve webhooks and, whenever this replica leads, to reconcile."""
         self._spawn(self.lease.run())
         self._spawn(self.queue.run())
         if self.settings.webhook_enabled:
             self._spawn(WebhookServer(self.kube, self.settings).run())
 
     async def stop(self) -> None:
-        """End all tasks; the Lease is given back."""
+        """End all tasks and release the Lease."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.ray.close()
+        await self.ray_head.close()
         await self.kube.close()
 
     def saw(self, obj: Snapshot, gone: bool) -> None:
-        """Take note of an object's state, and have it looked at."""
+        """Remember an object's new state and, if this replica leads, have the object reconciled."""
         if gone:
-            self.store.drop(obj)
+            self.cache.remove(obj)
             self.recorder.forget(obj)
         else:
-            self.store.put(obj)
+            self.cache.put(obj)
         key = reconciled_as(obj)
-        if self._leads and self.store.get(key) is not None:
+        if self._leads and self.cache.get(key) is not None:
             self.queue.add(key)
 
     def healthy(self) -> str:
-        """Return what the replica does; raise if a task of its ended, so that the pod is restarted."""
+        """Return the replica's role; raise if one of its tasks has ended, so that the pod is restarted."""
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"{task.get_coro()} ended: {task}")
@@ -85,15 +85,15 @@ class Operator:
 
     async def _work(self, key: tuple[str, str, str]) -> float | None:
         if self.lease.leading:
-            return await self._look(key)
-        # A late renewal keeps writes back; it does not end the leadership yet, so the object stays in the queue.
+            return await self._reconcile(key)
+        # A late renewal forbids writes but does not end the leadership yet, so the object stays in the queue.
         return self.settings.poll_seconds if self._leads else None
 
     def _leading_changed(self, leading: bool) -> None:
         self._leads = leading
         self.queue.clear()
         if leading:
-            for key in self.store.to_look_at():
+            for key in self.cache.to_reconcile():
                 self.queue.add(key)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -105,7 +105,7 @@ operator: Operator | None = None
 
 @kopf.on.startup()
 async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Set kopf up as a watcher that never writes, and start the operator."""
+    """Configure kopf to watch and never write, and start the operator."""
     global operator
     settings.posting.enabled = False
     settings.scanning.disabled = True
@@ -133,13 +133,13 @@ def probe(**_: Any) -> str:
 
 @kopf.on.event(names.GROUP, names.VERSION, names.PLURALS[names.RAY_SERVICE])
 async def ray_service(event: kopf.RawEvent, **_: Any) -> None:
-    """Take note of a RayService."""
+    """Handle a change of a RayService."""
     assert operator is not None
     operator.saw(read(names.RAY_SERVICE, event["object"]), event["type"] == "DELETED")
 
 
 @kopf.on.event(names.GROUP, names.VERSION, names.PLURALS[names.RAY_CLUSTER])
 async def ray_cluster(event: kopf.RawEvent, **_: Any) -> None:
-    """Take note of a RayCluster."""
+    """Handle a change of a RayCluster."""
     assert operator is not None
     operator.saw(read(names.RAY_CLUSTER, event["object"]), event["type"] == "DELETED")

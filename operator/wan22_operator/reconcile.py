@@ -1,23 +1,22 @@
-"""One look at one object: gather what is, decide the next step, take it, report."""
+"""Reconciles one object: gathers its situation, decides the next step, takes it and reports."""
 
 import json
 import logging
 from dataclasses import replace
-from typing import Any
 
 from wan22_operator import admission, desired, metrics
 from wan22_operator import constants as names
+from wan22_operator.api_server import Json
 from wan22_operator.desired import Active, BadCountError, Counts
-from wan22_operator.gangs import NoAnswerError, Ray
 from wan22_operator.kube import ConflictError, Kube
+from wan22_operator.object_cache import Key, ObjectCache
+from wan22_operator.observed import Cluster, Gang, Pod
+from wan22_operator.ray_head import NoAnswerError, RayHead
 from wan22_operator.reports import Recorder, Status
 from wan22_operator.serve_deploy import deploy
 from wan22_operator.settings import Settings
-from wan22_operator.snapshots import Snapshot, names_in
+from wan22_operator.snapshots import Snapshot, names_in, whole_number
 from wan22_operator.steps import (
-    Cluster,
-    Gang,
-    Pod,
     SetActive,
     SetCluster,
     Settled,
@@ -26,47 +25,49 @@ from wan22_operator.steps import (
     Wait,
     next_step,
 )
-from wan22_operator.store import Key, Store
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 3
-"""Looks in a row without an answer of the app before the status says so."""
+"""Reconciles in a row without an answer of the app before the status reports it."""
 
 DIRECT = (
-    "the webhooks did not apply the operator's annotations ({why}), so it wrote {fields} itself; "
+    "the webhooks did not apply the operator's annotations ({why}), so the operator wrote {fields} itself; "
     "a later `helm upgrade` of these fields may report a conflict"
 )
+"""Message of the Event WroteSpecDirectly."""
 
 
 class Reconciler:
-    """Looks at objects. It remembers nothing between two looks but how long a wait has lasted."""
+    """Reconciles objects. Between two reconciles it remembers only how often it has waited for an object."""
 
-    def __init__(self, kube: Kube, ray: Ray, store: Store, recorder: Recorder, settings: Settings) -> None:
+    def __init__(
+        self, kube: Kube, ray_head: RayHead, cache: ObjectCache, recorder: Recorder, settings: Settings
+    ) -> None:
         self._kube = kube
-        self._ray = ray
-        self._store = store
+        self._ray_head = ray_head
+        self._cache = cache
         self._recorder = recorder
         self._settings = settings
         self._waits: dict[Key, int] = {}
 
     async def reconcile(self, key: Key) -> float | None:
-        """Take the next step for an object, and return in how many seconds to look again; None for never."""
-        obj = self._store.get(key)
+        """Take the next step for an object; return the seconds until its next reconcile, None if it needs none."""
+        obj = self._cache.get(key)
         if obj is None or not obj.managed or obj.deleting:
             self._waits.pop(key, None)
             return None
         with metrics.RECONCILE_SECONDS.time():
             try:
-                step = await self._look(obj)
+                step = await self._take_next_step(obj)
             except ConflictError:
                 metrics.RECONCILES.labels("conflict").inc()
                 await self._refresh(obj)
                 return 0.05
         metrics.RECONCILES.labels(type(step).__name__.lower()).inc()
-        return self._again(key, step)
+        return self._seconds_until_next(key, step)
 
-    async def _look(self, obj: Snapshot) -> Step:
+    async def _take_next_step(self, obj: Snapshot) -> Step:
         problem = _unusable(obj)
         if problem:
             return await self._refuse(obj, problem)
@@ -88,13 +89,13 @@ class Reconciler:
         return step
 
     async def _adopt(self, obj: Snapshot) -> Snapshot:
-        """Give an object that was never seen the annotations that say what is active, as its spec has it."""
+        """Annotate an object that the operator sees for the first time with the counts of its spec."""
         if desired.active(obj) is not None:
             return obj
-        return await self._write(obj, dict(admission.first_sight(obj, obj, created=False)))
+        return await self._write(obj, dict(admission.annotations_at_adoption(obj, obj)))
 
     async def _apply_annotations(self, obj: Snapshot) -> Snapshot:
-        """Bring a spec and its annotations together again where a webhook was away; any write of ours does."""
+        """Make spec and annotations agree again after a webhook outage: any write makes the webhook do it."""
         if not admission.drift(obj, obj):
             return obj
         return await self._write(obj, {names.STATUS: obj.annotations.get(names.STATUS, "{}")})
@@ -102,7 +103,7 @@ class Reconciler:
     async def _gather(self, obj: Snapshot, wanted: Counts, active: Active) -> Situation:
         assert obj.group is not None
         snapshot = await self._sized_cluster(obj)
-        cluster = await self._ask(snapshot, wanted, active, obj.group.ranks_per_pod) if snapshot else None
+        cluster = await self._observe(snapshot, wanted, active, obj.group.ranks_per_pod) if snapshot else None
         return Situation(
             wanted=wanted,
             active=active,
@@ -113,40 +114,42 @@ class Reconciler:
         )
 
     async def _sized_cluster(self, obj: Snapshot) -> Snapshot | None:
-        """Return the RayCluster to size: the pending one while there is one, since only it is given serveConfigV2."""
+        """Return the RayCluster to size: a pending one, since KubeRay then configures only it, or the active one."""
         if obj.standalone:
             return obj
         name = obj.pending_cluster or obj.active_cluster
         if not name:
             return None
-        found = self._store.get((names.RAY_CLUSTER, obj.namespace, name))
+        found = self._cache.get((names.RAY_CLUSTER, obj.namespace, name))
         found = found or await self._kube.snapshot(names.RAY_CLUSTER, obj.namespace, name)
         if found is None or found.deleting or found.group is None:
             return None
-        self._store.put(found)
+        self._cache.put(found)
         return found
 
-    async def _ask(self, snapshot: Snapshot, wanted: Counts, active: Active, ranks_per_pod: int) -> Cluster:
-        """Return what the RayCluster is; its pods and Ray nodes are asked for only where a step depends on them."""
+    async def _observe(self, snapshot: Snapshot, wanted: Counts, active: Active, ranks_per_pod: int) -> Cluster:
+        """Return the RayCluster's state; its pods and Ray nodes are read only if the next step depends on them."""
         assert snapshot.group is not None
         need = wanted.pods(ranks_per_pod)
-        told = _whole(snapshot.annotations.get(names.ACTIVE_PODS))
+        annotated = whole_number(snapshot.annotations.get(names.ACTIVE_PODS))
         leaving = names_in(snapshot.annotations.get(names.WORKERS_TO_DELETE))
         bare = Cluster(
             snapshot.name,
-            told if told is not None else snapshot.group.replicas or 0,
+            annotated if annotated is not None else snapshot.group.replicas or 0,
             leaving,
-            gangs=await self._ray.gangs(snapshot),
+            gangs=await self._ray_head.gangs(snapshot),
         )
         if active == Active(wanted, need) and bare.pods_set == need and not leaving:
             return bare
-        pods = await self._kube.worker_pods(snapshot.namespace, snapshot.name) if leaving or bare.target > need else []
-        return replace(bare, pods=tuple(map(_pod, pods)), nodes=await self._ray.nodes(snapshot))
+        pods: list[Json] = []
+        if leaving or bare.target > need:
+            pods = await self._kube.worker_group_pods(snapshot.namespace, snapshot.name)
+        return replace(bare, pods=tuple(map(_pod, pods)), nodes=await self._ray_head.nodes(snapshot))
 
     async def _act(self, obj: Snapshot, step: Step) -> Snapshot:
         if isinstance(step, SetActive):
             obj = await self._write(obj, dict(admission.active_annotations(step.active)))
-            said = f"active now: {step.active.counts}, {step.active.pods} worker pod(s)"
+            message = f"active now: {step.active.counts}, {step.active.pods} worker pod(s)"
         elif isinstance(step, SetCluster):
             cluster = await self._sized_cluster(obj)
             assert cluster is not None
@@ -154,13 +157,13 @@ class Reconciler:
             changes = {names.ACTIVE_PODS: str(step.pods), names.WORKERS_TO_DELETE: leaving}
             written = await self._write_cluster(cluster, changes)
             obj = written if obj.standalone else obj
-            going = f"; leaving: {', '.join(step.leaving)}" if step.leaving else ""
-            said = f"RayCluster {cluster.name}: {step.pods - len(step.leaving)} worker pod(s){going}"
+            victims = f"; leaving: {', '.join(step.leaving)}" if step.leaving else ""
+            message = f"RayCluster {cluster.name}: {step.pods - len(step.leaving)} worker pod(s){victims}"
         else:
             return obj
         metrics.STEPS.labels(type(step).__name__).inc()
-        log.info("%s %s/%s: %s", *obj.key, said)
-        await self._recorder.say(obj, "Normal", "Resizing", said)
+        log.info("%s %s/%s: %s", *obj.key, message)
+        await self._recorder.record(obj, "Normal", "Resizing", message)
         return obj
 
     async def _write_cluster(self, cluster: Snapshot, changes: dict[str, str | None]) -> Snapshot:
@@ -171,14 +174,14 @@ class Reconciler:
             if key not in after.annotations:
                 changes[key] = count
         after = admission.annotated(cluster, changes)
-        # KubeRay is the author of a RayCluster it made, and nobody's field manager minds a write from here.
+        # Of a RayCluster that KubeRay made, no user or chart owns fields, so writing its spec causes no conflict.
         patch = admission.annotate(cluster, changes) + admission.drift(after, cluster)
         written = await self._kube.patch(cluster, patch)
-        self._store.put(written)
+        self._cache.put(written)
         return written
 
     async def _write(self, obj: Snapshot, changes: dict[str, str | None]) -> Snapshot:
-        """Write annotations; the webhook applies them to the spec within the request, or this does it directly."""
+        """Write annotations. The webhook applies them to the spec within the request; if it did not, write the spec."""
         patch = admission.annotate(obj, changes)
         why = ""
         if not self._settings.webhook_enabled:
@@ -189,32 +192,32 @@ class Reconciler:
         if direct:
             written = await self._kube.patch(written, direct)
             why = "the API server did not reach them"
-        self._store.put(written)
+        self._cache.put(written)
         if why:
             fields = "serveConfigV2 and the worker group" if obj.kind == names.RAY_SERVICE else "the worker group"
-            await self._recorder.say(written, "Warning", "WroteSpecDirectly", DIRECT.format(why=why, fields=fields))
+            await self._recorder.record(written, "Warning", "WroteSpecDirectly", DIRECT.format(why=why, fields=fields))
         return written
 
     async def _deploy(self, obj: Snapshot, situation: Situation, step: Step) -> str:
-        """On a RayCluster of its own, give Serve its configuration; return what stands in the way."""
+        """On a standalone RayCluster, deploy the Serve configuration; return why that failed, or an empty text."""
         if not obj.standalone or obj.suspended:
             return ""
         active = desired.active(obj)
         assert active is not None
         try:
-            if await deploy(self._kube, self._ray, obj, active):
-                await self._recorder.say(obj, "Normal", "ServeDeployed", f"Serve was given {active.counts}")
+            if await deploy(self._kube, self._ray_head, obj, active):
+                await self._recorder.record(obj, "Normal", "ServeDeployed", f"Serve was sent {active.counts}")
         except NoAnswerError as error:
             return "" if isinstance(step, Wait) else str(error)
         except LookupError as error:
-            await self._recorder.say(obj, "Warning", "NoServeConfig", str(error))
+            await self._recorder.record(obj, "Warning", "NoServeConfig", str(error))
             return str(error)
         return ""
 
     async def _report(self, obj: Snapshot, now: Situation, step: Step, message: str, refused: bool) -> None:
         silent = isinstance(step, Wait) and now.cluster is not None and now.cluster.gangs is None
         if silent and not refused and self._waits.get(obj.key, 0) < PATIENCE:
-            return  # one answer that did not come in time is no news
+            return  # a single missing answer is not worth a report
         status = Status(
             phase="refused" if refused else _phase(now, step),
             wanted=now.wanted,
@@ -223,34 +226,34 @@ class Reconciler:
         )
         await self._write_status(obj, status)
         if refused:
-            await self._recorder.say(obj, "Warning", "BadCount", message)
+            await self._recorder.record(obj, "Warning", "BadCount", message)
         elif isinstance(step, Settled) and now.autoscaling:
-            await self._recorder.say(obj, "Warning", "Autoscaling", step.message)
+            await self._recorder.record(obj, "Warning", "Autoscaling", step.message)
 
     async def _refuse(self, obj: Snapshot, problem: str) -> Step:
         await self._write_status(obj, Status("refused", desired.found(obj), None, problem))
-        await self._recorder.say(obj, "Warning", "NotUsable", problem)
+        await self._recorder.record(obj, "Warning", "NotUsable", problem)
         return Settled(problem)
 
     async def _write_status(self, obj: Snapshot, status: Status) -> None:
         before = obj.annotations.get(names.STATUS)
         if before == status.text():
             return
-        self._store.put(await self._kube.patch(obj, admission.annotate(obj, {names.STATUS: status.text()})))
+        self._cache.put(await self._kube.patch(obj, admission.annotate(obj, {names.STATUS: status.text()})))
         if status.phase == "ready" and before is not None:
-            await self._recorder.say(obj, "Normal", "Resized", f"{status.wanted} ready")
+            await self._recorder.record(obj, "Normal", "Resized", f"{status.wanted} ready")
 
     async def _refresh(self, obj: Snapshot) -> None:
-        """Read an object, and the RayCluster that is sized, anew."""
+        """Read an object, and the RayCluster that is being sized, again."""
         for kind, name in (
             (obj.kind, obj.name),
             (names.RAY_CLUSTER, obj.pending_cluster or obj.active_cluster),
         ):
             fresh = await self._kube.snapshot(kind, obj.namespace, name) if name else None
             if fresh:
-                self._store.put(fresh)
+                self._cache.put(fresh)
 
-    def _again(self, key: Key, step: Step) -> float:
+    def _seconds_until_next(self, key: Key, step: Step) -> float:
         if isinstance(step, SetActive | SetCluster):
             self._waits.pop(key, None)
             return 0
@@ -258,16 +261,17 @@ class Reconciler:
             self._waits.pop(key, None)
             return self._settings.resync_seconds
         waits = self._waits[key] = self._waits.get(key, 0) + 1
+        # A wait that lasts is polled more and more slowly, but never more slowly than a settled object.
         slower = float(2 ** max(0, min(waits - 30, 8)))
         return min(self._settings.resync_seconds, self._settings.poll_seconds * slower)
 
 
 def _unusable(obj: Snapshot) -> str:
-    """Return why the operator cannot size an object; empty if it can."""
+    """Return why the operator cannot size an object, with the remedy; empty if it can."""
     if obj.group is None:
-        return f"there is no worker group {names.WORKER_GROUP}; name the group of the GPU pods so"
+        return f"there is no worker group {names.WORKER_GROUP}; give the group of the GPU pods this name"
     if obj.group.hosts != 1:
-        return f"worker group {names.WORKER_GROUP}: numOfHosts is {obj.group.hosts}, allowed is 1; one pod is one host"
+        return f"worker group {names.WORKER_GROUP}: numOfHosts is {obj.group.hosts}, allowed is 1: one pod is one host"
     if not desired.readable(obj):
         return "spec.serveConfigV2 is not readable or has no application wan22; see `python -m serve_config --check`"
     if not obj.serve_config:
@@ -291,7 +295,7 @@ def _have(gangs: tuple[Gang, ...] | None) -> Counts | None:
     return Counts(min((gang.have for gang in gangs), default=0), len(gangs)) if gangs is not None else None
 
 
-def _pod(body: dict[str, Any]) -> Pod:
+def _pod(body: Json) -> Pod:
     status = body.get("status") or {}
     return Pod(
         name=body["metadata"]["name"],
@@ -299,7 +303,3 @@ def _pod(body: dict[str, Any]) -> Pod:
         running=status.get("phase") == "Running",
         terminating=bool(body["metadata"].get("deletionTimestamp")),
     )
-
-
-def _whole(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None

@@ -1,4 +1,4 @@
-"""What users read: the annotation ``wan22.dev/status`` and Events."""
+"""Reports to users: the annotation ``wan22.dev/status`` and Events."""
 
 import datetime
 import hashlib
@@ -18,16 +18,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Status:
-    """Where an object stands."""
+    """The value of the status annotation."""
 
     phase: str
     """``ready``, ``starting``, ``resizing``, ``suspended`` or ``refused``."""
     wanted: Counts
     have: Counts | None
+    """Ranks of the smallest gang, and the number of gangs; None if the app does not answer."""
     message: str = ""
+    """Why the phase is not "ready"; empty if there is nothing to add."""
 
     def text(self) -> str:
-        """Return the annotation's value."""
+        """Return the annotation's text, as JSON."""
         value = {
             "phase": self.phase,
             "wanted": _counts(self.wanted),
@@ -38,18 +40,21 @@ class Status:
 
 
 class Recorder:
-    """Writes Events, each message once per object while this process lives."""
+    """Writes Events. A message is written again only after another one of its reason on the same object."""
 
     def __init__(self, kube: Kube, component: str) -> None:
         self._kube = kube
         self._component = component
-        self._said: dict[tuple[str, str], str] = {}
+        self._last: dict[tuple[str, str], str] = {}
 
-    async def say(self, obj: Snapshot, kind: str, reason: str, message: str) -> None:
-        """Write an Event of ``kind`` "Normal" or "Warning", unless it was the last one of its reason on this object."""
-        if self._said.get((obj.uid, reason)) == message:
+    async def record(self, obj: Snapshot, kind: str, reason: str, message: str) -> None:
+        """Write an Event of ``kind`` "Normal" or "Warning", unless the last one of its reason had the same message.
+
+        An Event that the API server refuses is logged; it must not stop a reconcile.
+        """
+        if self._last.get((obj.uid, reason)) == message:
             return
-        self._said[(obj.uid, reason)] = message
+        self._last[(obj.uid, reason)] = message
         now = datetime.datetime.now(datetime.UTC)
         stamp = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         unique = hashlib.sha256(f"{obj.uid}{reason}{message}{now.timestamp()}".encode()).hexdigest()[:12]
@@ -79,8 +84,8 @@ class Recorder:
             log.warning("event %s on %s/%s: %s", reason, obj.namespace, obj.name, error.reason)
 
     def forget(self, obj: Snapshot) -> None:
-        """Drop what was said about an object that is gone."""
-        self._said = {key: value for key, value in self._said.items() if key[0] != obj.uid}
+        """Forget the messages about an object that was deleted."""
+        self._last = {key: value for key, value in self._last.items() if key[0] != obj.uid}
 
 
 def _counts(counts: Counts) -> dict[str, int]:

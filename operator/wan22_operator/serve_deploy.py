@@ -1,4 +1,4 @@
-"""Gives Serve its configuration on a RayCluster of its own, where no KubeRay RayService does it."""
+"""Deploys the Serve configuration on a standalone RayCluster; KubeRay does this for a RayService."""
 
 import json
 from dataclasses import replace
@@ -9,25 +9,26 @@ import yaml
 from wan22_operator import constants as names
 from wan22_operator.admission import configured
 from wan22_operator.desired import Active
-from wan22_operator.gangs import Ray
 from wan22_operator.kube import Kube
+from wan22_operator.ray_head import RayHead
 from wan22_operator.snapshots import Snapshot
 
 
-async def deploy(kube: Kube, ray: Ray, cluster: Snapshot, active: Active) -> bool:
-    """Deploy the cluster's Serve configuration with the active counts, unless Serve has it; return whether it was sent.
+async def deploy(kube: Kube, ray_head: RayHead, cluster: Snapshot, active: Active) -> bool:
+    """Deploy the cluster's Serve configuration with the active counts; return False if Serve has it already.
 
-    A head that restarted without its state has no application, and gets it again.
+    A head that restarted without its state has no application and is sent the configuration again.
 
     Raises:
-        NoAnswerError: the dashboard does not answer or refuses it.
+        LookupError: the ConfigMap that the cluster names has no configuration.
+        NoAnswerError: the dashboard does not answer or refuses the configuration.
     """
     config = await _configuration(kube, cluster, active)
-    deployed = await ray.deployed(cluster)
+    deployed = await ray_head.deployed(cluster)
     wanted = {application.get("name", "default"): application for application in config.get("applications", ())}
-    if all(_holds(deployed.get(name), application) for name, application in wanted.items()):
+    if all(_contains(deployed.get(name), application) for name, application in wanted.items()):
         return False
-    await ray.deploy(cluster, config)
+    await ray_head.deploy(cluster, config)
     return True
 
 
@@ -47,14 +48,14 @@ async def _configuration(kube: Kube, cluster: Snapshot, active: Active) -> dict[
     return value
 
 
-def _holds(has: object, wanted: object) -> bool:
-    """Return whether what Serve reports contains everything that is wanted; it may add defaults."""
+def _contains(deployed: object, wanted: object) -> bool:
+    """Return True if the configuration that Serve reports has every wanted value; Serve may add keys for defaults."""
     if isinstance(wanted, dict):
-        return isinstance(has, dict) and all(_holds(has.get(key), value) for key, value in wanted.items())
+        return isinstance(deployed, dict) and all(_contains(deployed.get(key), value) for key, value in wanted.items())
     if isinstance(wanted, list):
         return (
-            isinstance(has, list)
-            and len(has) == len(wanted)
-            and all(_holds(left, right) for left, right in zip(has, wanted, strict=True))
+            isinstance(deployed, list)
+            and len(deployed) == len(wanted)
+            and all(_contains(left, right) for left, right in zip(deployed, wanted, strict=True))
         )
-    return has == wanted or json.dumps(has) == json.dumps(wanted)
+    return deployed == wanted or json.dumps(deployed) == json.dumps(wanted)

@@ -1,4 +1,4 @@
-"""How the operator is set up: its environment, checked once at start."""
+"""The operator's settings: its environment variables, checked once at start."""
 
 import os
 from collections.abc import Mapping
@@ -7,41 +7,45 @@ from typing import Self
 from pydantic import Field, ValidationError, model_validator
 
 from app.config import ConfigError, StrictModel, explain
+from wan22_operator import constants as names
 
 
 class Settings(StrictModel):
-    """The operator's environment variables, each by its own name in upper case."""
+    """The operator's environment variables; each field is read from the variable of its name in upper case."""
 
     watch_namespace: str = ""
-    """The one namespace to work in; empty for the whole cluster."""
+    """The only namespace to work in; empty for the whole cluster."""
     pod_name: str = "operator"
-    """This replica's name, its identity in the Lease."""
+    """Name of this replica and its identity in the Lease; two replicas of the same name would both lead."""
     pod_namespace: str = "default"
-    """Where the Lease, the certificate's Secret and the webhook's Service are."""
-    lease_name: str = "wan22-operator"
-    lease_seconds: float = Field(10, ge=2, le=60)
-    """How long a leader that stopped renewing stays the leader."""
+    """Namespace of the Lease, of the certificate's Secret and of the webhooks' Service."""
+    lease_name: str = names.OPERATOR
+    lease_seconds: int = Field(10, ge=2, le=60)
+    """How long a replica that stopped renewing the Lease stays the leader. A Lease holds whole seconds only."""
     resync_seconds: float = Field(30, ge=1)
-    """How often an object is looked at when nothing happens."""
+    """How often an object is reconciled when nothing happens."""
     poll_seconds: float = Field(1, gt=0)
-    """How often a resize that is under way is looked at."""
+    """How often an object is reconciled while it is being resized."""
     webhook_enabled: bool = True
     webhook_host: str = "0.0.0.0"
     webhook_port: int = Field(9443, ge=1, le=65535)
-    webhook_service: str = "wan22-operator-webhook"
+    webhook_service: str = names.WEBHOOK
     webhook_url: str = ""
-    """Where the API server finds the webhooks, if not by their Service."""
-    webhook_secret: str = "wan22-operator-webhook"
-    webhook_configuration: str = "wan22-operator"
+    """URL at which the API server reaches the webhooks; empty if it reaches them by their Service."""
+    webhook_secret: str = names.WEBHOOK
+    webhook_configuration: str = names.OPERATOR
     """Name of both the mutating and the validating webhook configuration."""
     metrics_port: int = Field(8080, ge=0, le=65535)
-    """Port of Prometheus metrics; 0 for none."""
+    """Port of the Prometheus metrics; 0 for none."""
     cluster_domain: str = "cluster.local"
 
     @model_validator(mode="after")
-    def _lease_outlives_poll(self) -> Self:
+    def _poll_is_not_slower_than_resync(self) -> Self:
         if self.poll_seconds > self.resync_seconds:
-            raise ValueError("poll_seconds is above resync_seconds; lower POLL_SECONDS")
+            raise ValueError(
+                f"poll_seconds is {self.poll_seconds:g}, allowed is at most resync_seconds, which is "
+                f"{self.resync_seconds:g}; lower POLL_SECONDS or raise RESYNC_SECONDS"
+            )
         return self
 
     @classmethod
@@ -49,7 +53,7 @@ class Settings(StrictModel):
         """Read the settings from ``environ``; an empty variable counts as unset.
 
         Raises:
-            ConfigError: a variable has a value that is not allowed; every such variable is named.
+            ConfigError: variables have values that are not allowed; the message names each of them.
         """
         given = {name: environ[name.upper()] for name in cls.model_fields if environ.get(name.upper())}
         try:

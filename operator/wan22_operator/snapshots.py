@@ -1,4 +1,4 @@
-"""The few fields of a RayService or RayCluster that the operator decides by, taken out of the whole object."""
+"""The fields of a RayService or RayCluster that the operator decides by, taken out of the whole object."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ Body = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """The worker group ``gpu-workers`` as the spec has it."""
+    """The worker group ``gpu-workers`` of an object's spec."""
 
     path: str
     """JSON pointer to the group in its object."""
@@ -21,11 +21,13 @@ class WorkerGroup:
     maximum: int | None
     hosts: int
     ranks_per_pod: int
-    """GPUs of a worker pod; 1 on a pod without, which holds one rank."""
+    """Ranks that one worker pod holds: one on each GPU; one on a pod without GPUs."""
     gpus: int
+    """GPUs of a worker pod."""
     cpus: float | None
-    """CPU limit of a worker pod; None where it has none."""
+    """CPU limit of a worker pod; None if it has none."""
     workers_to_delete: tuple[str, ...]
+    """Pods that ``scaleStrategy`` names; KubeRay deletes them."""
     has_scale_strategy: bool
 
 
@@ -43,32 +45,38 @@ class Snapshot:
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Annotations of this project only."""
     has_annotations: bool = False
+    """True if the object has annotations, this project's or others."""
     serve_config: str = ""
     group: WorkerGroup | None = None
     autoscaling: bool = False
+    """True if Ray's autoscaler sets the replicas (enableInTreeAutoscaling)."""
     suspended: bool = False
     owner: str = ""
-    """On a RayCluster: the RayService that it was made for."""
+    """On a RayCluster: the RayService that made it; empty if none did."""
     active_cluster: str = ""
+    """On a RayService: the RayCluster that serves."""
     pending_cluster: str = ""
+    """On a RayService: the RayCluster of an upgrade that is under way."""
     head_service: str = ""
+    """On a RayCluster: the Service of its head."""
     model_path: str = ""
-    """MODEL_PATH of the worker pods, where their spec holds it."""
+    """MODEL_PATH of the worker pods; empty if their spec does not hold it."""
     token_secret: str = ""
+    """Secret that holds Ray's token; empty if Ray asks for none."""
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What identifies the object: kind, namespace and name."""
+        """Kind, namespace and name, which identify the object."""
         return self.kind, self.namespace, self.name
 
     @property
     def standalone(self) -> bool:
-        """Whether this is a RayCluster of its own, not one that a RayService made."""
+        """True for a RayCluster that no RayService made."""
         return self.kind == names.RAY_CLUSTER and not self.owner
 
 
 def read(kind: str, body: Body) -> Snapshot:
-    """Take a snapshot of an object as the API server shows it. Missing fields are absent, never an error."""
+    """Take a snapshot of an object of the API server. Fields that are missing or of another type count as empty."""
     meta, spec, status = _map(body, "metadata"), _map(body, "spec"), _map(body, "status")
     cluster, root = spec, "/spec"
     if kind == names.RAY_SERVICE:
@@ -96,13 +104,24 @@ def read(kind: str, body: Body) -> Snapshot:
         active_cluster=str(_map(status, "activeServiceStatus").get("rayClusterName") or ""),
         pending_cluster=str(_map(status, "pendingServiceStatus").get("rayClusterName") or ""),
         model_path=_model_path(cluster),
-        head_service=str(_map(status, "head").get("serviceName") or ""),
+        head_service=str(_map(status, "head").get("serviceName") or f"{name}-head-svc"),
         token_secret=token,
     )
 
 
+def whole_number(value: object, least: int = 0) -> int | None:
+    """Return an integer, or a string of one, as an int; None if it is neither or is below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    try:
+        number = int(value)
+    except ValueError:
+        return None
+    return number if number >= least else None
+
+
 def names_in(text: str | None) -> tuple[str, ...]:
-    """Return the pod names in a ``workers-to-delete`` annotation; none where it is absent or unreadable."""
+    """Return the pod names in a ``workers-to-delete`` annotation; none if it is absent or unreadable."""
     try:
         value = json.loads(text or "[]")
     except ValueError:
@@ -117,10 +136,10 @@ def _group(cluster: Body, root: str) -> WorkerGroup | None:
             strategy = _map(group, "scaleStrategy")
             return WorkerGroup(
                 path=f"{root}/workerGroupSpecs/{index}",
-                replicas=_whole(group.get("replicas")),
-                minimum=_whole(group.get("minReplicas")),
-                maximum=_whole(group.get("maxReplicas")),
-                hosts=_whole(group.get("numOfHosts")) or 1,
+                replicas=whole_number(group.get("replicas")),
+                minimum=whole_number(group.get("minReplicas")),
+                maximum=whole_number(group.get("maxReplicas")),
+                hosts=whole_number(group.get("numOfHosts")) or 1,
                 ranks_per_pod=max(1, gpus),
                 gpus=gpus,
                 cpus=_cpus(group),
@@ -140,22 +159,22 @@ def _model_path(cluster: Body) -> str:
 
 
 def _container(group: Body) -> Body:
-    """Return the first container of a group's pods, the one that runs Ray."""
+    """Return the first container of a group's pods, which is the one that runs Ray."""
     containers: Sequence[Body] = _map(_map(group, "template"), "spec").get("containers") or ({},)
     return containers[0]
 
 
 def _gpus(group: Body) -> int:
-    """Return the GPUs of one pod, as KubeRay counts them: the first container's limit, unless num-gpus says other."""
-    given = _whole(_map(group, "rayStartParams").get("num-gpus"))
+    """Return the GPUs of one pod as KubeRay counts them: num-gpus if set, otherwise the first container's limits."""
+    given = whole_number(_map(group, "rayStartParams").get("num-gpus"))
     if given is not None:
         return given
     limits = _map(_map(_container(group), "resources"), "limits")
-    return sum(_whole(value) or 0 for key, value in limits.items() if str(key).endswith("gpu"))
+    return sum(whole_number(value) or 0 for key, value in limits.items() if str(key).endswith("gpu"))
 
 
 def _cpus(group: Body) -> float | None:
-    """Return the CPU limit of one pod, which KubeRay makes Ray's CPUs."""
+    """Return the CPU limit of one pod, which KubeRay gives to Ray as its CPUs."""
     text = str(_map(_map(_container(group), "resources"), "limits").get("cpu", ""))
     try:
         return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
@@ -166,10 +185,3 @@ def _cpus(group: Body) -> float | None:
 def _map(value: Body, key: str) -> Mapping[str, Any]:
     found = value.get(key)
     return found if isinstance(found, Mapping) else {}
-
-
-def _whole(value: object) -> int | None:
-    try:
-        return int(str(value)) if value is not None else None
-    except ValueError:
-        return None

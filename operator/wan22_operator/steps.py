@@ -1,54 +1,14 @@
-"""The next step of a resize, decided from what is. Pure: no clock, no API, no memory of earlier steps.
+"""Decides the next step of a resize from the present situation. Pure: no clock, no API, no memory of earlier steps.
 
-Up: room for the pods on the object, then on the RayCluster, then (their Ray nodes in) the counts. Down: the counts,
-then (the gangs smaller) the pods that hold neither a rank nor a leader, then (their Ray nodes gone) the room.
+To grow: room for the pods on the object; pods on the RayCluster; once their Ray nodes have joined, the counts.
+To shrink: the counts; once the gangs are smaller, the pods that hold neither a rank nor a leader leave; once their Ray
+nodes are gone, the room is closed.
 """
 
 from dataclasses import dataclass
 
 from wan22_operator.desired import Active, Counts
-
-
-@dataclass(frozen=True)
-class Pod:
-    """A worker pod of the RayCluster."""
-
-    name: str
-    ip: str = ""
-    running: bool = False
-    terminating: bool = False
-
-
-@dataclass(frozen=True)
-class Gang:
-    """What one gang reports about itself."""
-
-    wanted: int
-    have: int
-    phase: str
-    message: str = ""
-    places: frozenset[str] = frozenset()
-    """IPs and node ids of the Ray nodes that hold a rank or the leader."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """The RayCluster that is being sized: the pending one while there is one, else the active one."""
-
-    name: str
-    pods_set: int
-    """Pods that were asked of it, those that are leaving included."""
-    leaving: tuple[str, ...] = ()
-    pods: tuple[Pod, ...] = ()
-    nodes: frozenset[str] | None = None
-    """IPs of its living Ray worker nodes; None where Ray does not answer."""
-    gangs: tuple[Gang, ...] | None = None
-    """None where the app does not answer."""
-
-    @property
-    def target(self) -> int:
-        """Worker pods that it is to have."""
-        return self.pods_set - len(self.leaving)
+from wan22_operator.observed import Cluster
 
 
 @dataclass(frozen=True)
@@ -59,20 +19,22 @@ class Situation:
     active: Active
     ranks_per_pod: int
     cluster: Cluster | None
+    """None if KubeRay has not made one yet."""
     autoscaling: bool = False
+    """True if Ray's autoscaler sets the replicas; the operator then sets counts only."""
     suspended: bool = False
 
 
 @dataclass(frozen=True)
 class SetActive:
-    """Write what is active on the object; the webhook applies it to the spec."""
+    """Record on the object what is active from now on; the webhook applies it to the spec."""
 
     active: Active
 
 
 @dataclass(frozen=True)
 class SetCluster:
-    """Write the pods on the RayCluster, and which of them leave."""
+    """Record on the RayCluster how many pods it has room for and which of them leave."""
 
     pods: int
     leaving: tuple[str, ...] = ()
@@ -80,14 +42,14 @@ class SetCluster:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing to write now; look again soon."""
+    """There is nothing to write now; reconcile again soon."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Nothing left to do."""
+    """There is nothing left to do."""
 
     message: str = ""
 
@@ -96,7 +58,7 @@ Step = SetActive | SetCluster | Wait | Settled
 
 
 def next_step(now: Situation) -> Step:
-    """Return the one thing to do next."""
+    """Return the one step to take next."""
     need = now.wanted.pods(now.ranks_per_pod)
     if now.autoscaling:
         return _autoscaled(now, need)
@@ -105,17 +67,17 @@ def next_step(now: Situation) -> Step:
     return (
         _make_room(now, now.cluster, need)
         or _set_counts(now, now.cluster, need)
-        or _part(now.cluster)
+        or _see_pods_off(now.cluster)
         or _shrink(now, now.cluster, need)
         or _close_room(now, now.cluster, need)
-        or _gangs_there(now, now.cluster)
+        or _wait_for_gangs(now, now.cluster)
     )
 
 
 def _autoscaled(now: Situation, need: int) -> Step:
     if now.active != Active(now.wanted, need):
         return SetActive(Active(now.wanted, need))
-    return Settled("enableInTreeAutoscaling is on: the replicas are left to the Ray autoscaler")
+    return Settled("enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas")
 
 
 def _without_pods(now: Situation, need: int) -> Step:
@@ -124,7 +86,7 @@ def _without_pods(now: Situation, need: int) -> Step:
     if now.cluster is not None and (now.cluster.pods_set != need or now.cluster.leaving):
         return SetCluster(need)
     if now.suspended:
-        return Settled("the RayCluster is suspended; it will have the wanted size when it goes on")
+        return Settled("the RayCluster is suspended; it will have the wanted size when it is resumed")
     return Wait("KubeRay has not made a RayCluster yet")
 
 
@@ -146,13 +108,13 @@ def _set_counts(now: Situation, cluster: Cluster, need: int) -> Step | None:
     return SetActive(Active(now.wanted, now.active.pods))
 
 
-def _part(cluster: Cluster) -> Step | None:
-    """See pods off that were told to leave."""
+def _see_pods_off(cluster: Cluster) -> Step | None:
+    """Wait until the pods named in workersToDelete are gone, then clear the list."""
     if not cluster.leaving:
         return None
-    left = [pod.name for pod in cluster.pods if pod.name in cluster.leaving]
-    if left:
-        return Wait(f"pods are leaving: {', '.join(sorted(left))}")
+    remaining = [pod.name for pod in cluster.pods if pod.name in cluster.leaving]
+    if remaining:
+        return Wait(f"pods are leaving: {', '.join(sorted(remaining))}")
     if cluster.nodes is None or len(cluster.nodes) > cluster.target:
         return Wait("Ray still counts the pods that left")
     return SetCluster(cluster.target)
@@ -162,13 +124,14 @@ def _shrink(now: Situation, cluster: Cluster, need: int) -> Step | None:
     surplus = cluster.target - need
     if surplus <= 0:
         return None
-    waiting = _resizing(now, cluster)
-    if waiting:
-        return Wait(waiting)
+    missing = _missing_of_gangs(now, cluster)
+    if missing:
+        return Wait(missing)
     pods = [pod for pod in cluster.pods if not pod.terminating]
+    # While KubeRay still makes pods, it would pick the ones to remove by itself.
     if len(pods) < cluster.target:
-        return Wait(f"{len(pods)} of {cluster.target} worker pods exist; those not needed go when all do")
-    held = frozenset[str]().union(*(gang.places for gang in cluster.gangs or ()))
+        return Wait(f"{len(pods)} of {cluster.target} worker pods exist; surplus pods are removed once all do")
+    held = frozenset[str]().union(*(gang.addresses for gang in cluster.gangs or ()))
     free = [pod for pod in pods if not pod.ip or pod.ip not in held]
     victims = sorted(free, key=lambda pod: (pod.running, pod.name))[:surplus]
     if not victims:
@@ -184,13 +147,13 @@ def _close_room(now: Situation, cluster: Cluster, need: int) -> Step | None:
     return SetActive(Active(now.active.counts, need))
 
 
-def _gangs_there(now: Situation, cluster: Cluster) -> Step:
-    waiting = _resizing(now, cluster)
-    return Wait(waiting) if waiting else Settled()
+def _wait_for_gangs(now: Situation, cluster: Cluster) -> Step:
+    missing = _missing_of_gangs(now, cluster)
+    return Wait(missing) if missing else Settled()
 
 
-def _resizing(now: Situation, cluster: Cluster) -> str:
-    """Return what the gangs still lack to have the wanted size; empty if nothing."""
+def _missing_of_gangs(now: Situation, cluster: Cluster) -> str:
+    """Return why the gangs do not have the wanted size yet; empty if they have it."""
     if cluster.gangs is None:
         return "the app does not answer yet"
     wanted = now.wanted

@@ -1,6 +1,7 @@
-"""``python -m wan22_operator.uninstall``: the chart's pre-delete hook. Deletes the Ray object and sees it gone.
+"""``python -m wan22_operator.uninstall``: the chart's pre-delete hook, which deletes the Ray object.
 
-KubeRay's clean-up of a cluster needs Redis and its Secret, so nothing else of the release may go before.
+It waits until the object is gone: KubeRay's clean-up of a cluster needs Redis and its Secret, so nothing else of the
+release may be deleted before.
 """
 
 import argparse
@@ -17,24 +18,24 @@ POLL_SECONDS = 1.0
 
 
 async def uninstall(kube: Kube, kind: str, namespace: str, name: str, seconds: float) -> list[str]:
-    """Delete an object in the foreground, and return what is left of it and its RayClusters after ``seconds``."""
+    """Delete an object in the foreground and wait for at most ``seconds``; return which objects then still exist."""
     deadline = time.monotonic() + seconds
     try:
         await kube.request("DELETE", object_path(kind, namespace, name), {"propagationPolicy": "Foreground"})
     except ApiException as error:
         if error.status != 404:
             raise
-    while left := await _left(kube, kind, namespace, name):
+    while remaining := await _remaining(kube, kind, namespace, name):
         if time.monotonic() > deadline:
             break
         await asyncio.sleep(POLL_SECONDS)
-    return left
+    return remaining
 
 
-async def _left(kube: Kube, kind: str, namespace: str, name: str) -> list[str]:
-    left = []
+async def _remaining(kube: Kube, kind: str, namespace: str, name: str) -> list[str]:
+    remaining = []
     if await kube.get(object_path(kind, namespace, name)):
-        left.append(f"{kind} {namespace}/{name}")
+        remaining.append(f"{kind} {namespace}/{name}")
     if kind == names.RAY_SERVICE:
         path = object_path(names.RAY_CLUSTER, namespace, "")
         clusters = (await kube.request("GET", path.rstrip("/"))).get("items", ())
@@ -42,22 +43,22 @@ async def _left(kube: Kube, kind: str, namespace: str, name: str) -> list[str]:
             owners = cluster["metadata"].get("ownerReferences") or ()
             if any(owner["kind"] == kind and owner["name"] == name for owner in owners):
                 finalizers = ", ".join(cluster["metadata"].get("finalizers") or ()) or "none"
-                left.append(f"RayCluster {namespace}/{cluster['metadata']['name']} (finalizers: {finalizers})")
-    return left
+                remaining.append(f"RayCluster {namespace}/{cluster['metadata']['name']} (finalizers: {finalizers})")
+    return remaining
 
 
 async def _main(options: argparse.Namespace) -> int:
     kube = await Kube.connect()
     try:
-        left = await uninstall(kube, options.kind, options.namespace, options.name, options.timeout)
+        remaining = await uninstall(kube, options.kind, options.namespace, options.name, options.timeout)
     finally:
         await kube.close()
-    if not left:
+    if not remaining:
         print(f"{options.kind} {options.namespace}/{options.name} is gone")
         return 0
     print(
-        f"after {options.timeout:g} s there still is: {'; '.join(left)}. Is the KubeRay operator running? "
-        "Once they are gone (or their finalizers removed), run the uninstall again.",
+        f"after {options.timeout:g} s these objects still exist: {'; '.join(remaining)}. Is the KubeRay operator "
+        "running? Once they are gone (or their finalizers removed), run the uninstall again.",
         file=sys.stderr,
     )
     return 1

@@ -1,4 +1,4 @@
-"""Serves the webhooks over TLS in every replica, and keeps certificate and caBundle in order."""
+"""Serves the webhooks over TLS, in every replica, and keeps their certificate and the caBundle up to date."""
 
 import asyncio
 import base64
@@ -14,19 +14,22 @@ from typing import Any
 from aiohttp import web
 
 from wan22_operator import admission, metrics
+from wan22_operator.api_server import Json
 from wan22_operator.certificates import Certificates, current
-from wan22_operator.kube import ConflictError, Json, Kube
+from wan22_operator.json_patch import if_unchanged
+from wan22_operator.kube import ConflictError, Kube
 from wan22_operator.settings import Settings
 from wan22_operator.snapshots import Snapshot, read
 
 CHECK_SECONDS = 30
+"""How often the certificate and the caBundle are checked."""
 CONFIGURATIONS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
 
 log = logging.getLogger(__name__)
 
 
 class WebhookServer:
-    """Answers ``/mutate`` and ``/validate``."""
+    """Answers admission requests at ``/mutate`` and ``/validate``."""
 
     def __init__(self, kube: Kube, settings: Settings) -> None:
         self._kube = kube
@@ -44,7 +47,7 @@ class WebhookServer:
         try:
             while True:
                 try:
-                    await self._look_after_certificate()
+                    await self._renew_certificate()
                     if not started:
                         host, port = self._settings.webhook_host, self._settings.webhook_port
                         await web.TCPSite(runner, host, port, ssl_context=self._context, reuse_port=True).start()
@@ -81,14 +84,12 @@ class WebhookServer:
         metrics.ADMISSIONS.labels("validate", "allowed" if answer["allowed"] else "refused").inc()
         return _respond(review, answer)
 
-    async def _look_after_certificate(self) -> None:
+    async def _renew_certificate(self) -> None:
         settings = self._settings
         path = f"/api/v1/namespaces/{settings.pod_namespace}/secrets/{settings.webhook_secret}"
         secret = await self._kube.get(path)
         if secret is None:
-            raise LookupError(
-                f"Secret {settings.pod_namespace}/{settings.webhook_secret} is missing; the chart makes it"
-            )
+            raise LookupError(f"Secret {settings.pod_namespace}/{settings.webhook_secret} is missing; run helm upgrade")
         have = Certificates.from_secret(secret.get("data"))
         good = current(have, self._hosts(), datetime.datetime.now(datetime.UTC))
         if good != have:
@@ -98,7 +99,7 @@ class WebhookServer:
                 await self._kube.request("PATCH", path, body, patch="merge")
                 log.info("webhook certificate renewed")
             except ConflictError:
-                return await self._look_after_certificate()
+                return await self._renew_certificate()
         if good != self._loaded:
             self._load(good)
         return None
@@ -117,20 +118,19 @@ class WebhookServer:
         self._loaded = certificates
 
     async def _fill_ca_bundle(self) -> None:
-        """Write the CA into both webhook configurations where it is not there."""
+        """Write the CA into both webhook configurations, unless they have it."""
         assert self._loaded is not None
         bundle = base64.b64encode(self._loaded.ca.encode()).decode()
         for plural in CONFIGURATIONS:
             path = f"/apis/admissionregistration.k8s.io/v1/{plural}/{self._settings.webhook_configuration}"
             configuration = await self._kube.get(path)
             if configuration is None:
-                log.warning("%s %s is missing; the chart makes it", plural, self._settings.webhook_configuration)
+                log.warning("%s %s is missing; run helm upgrade", plural, self._settings.webhook_configuration)
                 continue
             webhooks = configuration.get("webhooks") or []
             stale = [i for i, hook in enumerate(webhooks) if hook["clientConfig"].get("caBundle") != bundle]
             if stale:
-                guard = {"op": "test", "path": "/metadata/resourceVersion"}
-                patch = [guard | {"value": configuration["metadata"]["resourceVersion"]}] + [
+                patch = if_unchanged(configuration["metadata"]["resourceVersion"]) + [
                     {"op": "add", "path": f"/webhooks/{index}/clientConfig/caBundle", "value": bundle}
                     for index in stale
                 ]

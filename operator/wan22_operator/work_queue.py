@@ -1,4 +1,4 @@
-"""A queue of objects to look at: each at most once at a time, again after a while, later after errors."""
+"""A queue of objects to reconcile: each in one task at a time, again after a while, later and later after errors."""
 
 import asyncio
 import heapq
@@ -9,26 +9,30 @@ from collections.abc import Awaitable, Callable
 from wan22_operator import metrics
 
 Key = tuple[str, str, str]
+"""Kind, namespace and name."""
 Work = Callable[[Key], Awaitable[float | None]]
+"""Processes one object and returns the seconds until it is due again; None if it is not."""
 
 log = logging.getLogger(__name__)
 
 
 class WorkQueue:
-    """Calls ``work(key)`` for every key that is due; what it returns is when to call it again, None for not."""
+    """Calls ``work(key)`` for every key that is due, for at most ``at_once`` keys at a time."""
 
     def __init__(self, work: Work, *, at_once: int = 8, longest_backoff: float = 60) -> None:
         self._work = work
         self._at_once = at_once
         self._longest_backoff = longest_backoff
+        # The time at which each waiting key is due. The heap may also hold later times for a key; they are void.
         self._due: dict[Key, float] = {}
         self._heap: list[tuple[float, Key]] = []
+        # A key that is added while its task runs stays in the heap until the task ends.
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._failures: dict[Key, int] = {}
         self._wake = asyncio.Event()
 
     def add(self, key: Key, after: float = 0) -> None:
-        """Have ``key`` looked at in ``after`` seconds, or sooner if that was planned."""
+        """Have ``key`` processed in ``after`` seconds, or sooner if it is due sooner already."""
         due = asyncio.get_running_loop().time() + after
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
@@ -37,13 +41,13 @@ class WorkQueue:
             metrics.QUEUED.set(len(self._due))
 
     def clear(self) -> None:
-        """Forget everything that is not being looked at."""
+        """Forget every key whose task is not running."""
         self._due.clear()
         self._heap.clear()
         self._failures.clear()
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Process keys until cancelled."""
         try:
             while True:
                 self._wake.clear()
@@ -60,28 +64,38 @@ class WorkQueue:
             await asyncio.gather(*running, return_exceptions=True)
 
     def _start_what_is_due(self) -> float | None:
-        """Start every key whose time has come, and return how long the next one has."""
+        """Start the keys whose time has come, as far as ``at_once`` allows.
+
+        Return the seconds until the next key is due; None if only ``add`` or the end of a running key changes anything.
+        """
         now = asyncio.get_running_loop().time()
-        postponed = []
+        held_back: list[tuple[float, Key]] = []
         pause = None
-        while self._heap and len(self._running) < self._at_once:
-            due, key = self._heap[0]
-            if self._due.get(key) != due:
-                heapq.heappop(self._heap)
-            elif due > now:
+        while len(self._running) < self._at_once and (entry := self._earliest()):
+            due, key = entry
+            if due > now:
                 pause = due - now
                 break
-            elif key in self._running:
-                postponed.append(heapq.heappop(self._heap))
+            heapq.heappop(self._heap)
+            if key in self._running:
+                held_back.append(entry)
             else:
-                heapq.heappop(self._heap)
                 del self._due[key]
-                self._running[key] = asyncio.create_task(self._look_at(key))
-        for entry in postponed:
+                self._running[key] = asyncio.create_task(self._process(key))
+        for entry in held_back:
             heapq.heappush(self._heap, entry)
         return pause
 
-    async def _look_at(self, key: Key) -> None:
+    def _earliest(self) -> tuple[float, Key] | None:
+        """Return the heap's earliest entry; drop those that a sooner time for the same key has replaced."""
+        while self._heap:
+            due, key = self._heap[0]
+            if self._due.get(key) == due:
+                return due, key
+            heapq.heappop(self._heap)
+        return None
+
+    async def _process(self, key: Key) -> None:
         try:
             again = await self._work(key)
             self._failures.pop(key, None)

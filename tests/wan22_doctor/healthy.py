@@ -1,4 +1,4 @@
-"""Everything as the doctor sees it on a healthy RayService of one gang on two pods: tests spoil one thing each."""
+"""The facts of a healthy RayService of one gang on two pods; each test spoils one of them."""
 
 import base64
 import copy
@@ -140,7 +140,7 @@ def gang() -> Json:
 
 
 def head() -> Json:
-    """Return what ``programs/head.py`` answers; its shape is that of a real Ray, Serve and Redis."""
+    """Return the answer of ``programs/head.py``, in the shape of a real Ray, Serve and Redis."""
     rows = [{"node_ip": "10.0.0.10", "is_head_node": True, "state": "ALIVE", "resources_total": {"memory": 8e9}}]
     rows += [
         {"node_ip": ip, "is_head_node": False, "state": "ALIVE", "resources_total": {"CPU": 4.0, "GPU": 1.0}}
@@ -190,7 +190,7 @@ def _answer(url: str, body: object) -> Json:
 
 
 def worker() -> Json:
-    """Return what ``programs/worker.py`` answers in a pod with one GPU."""
+    """Return the answer of ``programs/worker.py`` in a pod with one GPU."""
     return {
         "torch": {
             "version": "2.11.0+cu130",
@@ -255,7 +255,7 @@ def kuberay_deployment() -> Json:
 
 
 def facts() -> Facts:
-    """Return the whole; a test may change what it returns, every call makes it anew."""
+    """Return all facts; every call returns a new copy, which a test may change."""
     return copy.deepcopy(
         Facts(
             namespace=SPACE,

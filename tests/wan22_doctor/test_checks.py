@@ -1,4 +1,4 @@
-"""What the checks say of each fault: the right check names it, and the others stay quiet."""
+"""Each fault is reported by its check and by no other."""
 
 import base64
 import datetime
@@ -150,22 +150,22 @@ def without_bundle(facts: Facts) -> Facts:
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong, and what is to be said of it."""
+    """One fault, and the finding that reports it."""
 
     what: str
     spoil: Callable[[Facts], object]
-    """Changes what it gets, or returns other facts."""
+    """Changes the facts that it is called with, or returns others."""
     check: str
     evidence: str
     remedy: str
     result: Result = Result.FAILED
     also: tuple[str, ...] = ()
-    """Other checks that rightly see it too."""
+    """Other checks that rightly report it too."""
 
 
 W = Result.WARNING
 LATE = {"version": "2.11.0", "nccl": "2.28.9", "error": "no answer within 6 s", "late": True}
-"""What a worker says of torch where it takes too long."""
+"""A worker's answer about torch if that takes too long."""
 SERVED = frozenset({"rayclusters", "rayservices"})
 FAULTS = (
     Fault(
@@ -214,7 +214,7 @@ FAULTS = (
         "the RayService still starts",
         lambda f: body(f)["status"].update(conditions=[condition("Ready", "False", "Initializing", "wait", 60)]),
         "cluster",
-        "still starts",
+        "still starting",
         "-w",
         W,
     ),
@@ -340,7 +340,7 @@ FAULTS = (
         "a resize that waits",
         lambda f: body(f)["metadata"]["annotations"].update({"wan22.dev/total-workers": "4"}),
         "resources",
-        "1 gang(s) of 4 asked for, 1 gang(s) of 2 active",
+        "1 gang(s) of 4 wanted, 1 gang(s) of 2 active",
         "status",
         W,
     ),
@@ -487,7 +487,7 @@ FAULTS = (
         lambda f: application(f)["deployed_app_config"]["deployments"][1]["user_config"].update(total_workers=1),
         "Serve",
         "1, 1, 2, not 2, 1, 2",
-        "KubeRay gives it to Serve",
+        "KubeRay sends it to Serve",
     ),
     Fault(
         "Serve without an application",
@@ -501,7 +501,7 @@ FAULTS = (
         lambda f: head(f)["applications"].update(status=401, body="Unauthorized"),
         "Serve",
         "answered 401",
-        "made anew",
+        "delete the pods",
     ),
     Fault(
         "a Service without pods",
@@ -562,7 +562,7 @@ FAULTS = (
         "ranks that meet at two ports",
         lambda f: variables(f, 1).update(MASTER_PORT="5"),
         "rendezvous",
-        "different places",
+        "different addresses",
         "leader",
     ),
     Fault(
@@ -728,7 +728,7 @@ def test_warnings_whose_cause_is_over_are_left_out() -> None:
 def test_an_upgrade_under_way_is_a_warning() -> None:
     facts = healthy.facts()
     body(facts)["status"]["pendingServiceStatus"] = {"rayClusterName": "next"}
-    assert "RayCluster next comes up beside it" in of(judge(facts), Result.WARNING)["cluster"]
+    assert "RayCluster next is starting to replace it" in of(judge(facts), Result.WARNING)["cluster"]
 
 
 def test_a_task_that_waits_behind_others_is_no_fault() -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ import pytest
 import ray
 from redis import Redis
 from wan22_doctor.checks import gangs, redis, request, serve
-from wan22_doctor.cluster import START, answer_in
 from wan22_doctor.findings import Finding
+from wan22_doctor.pod_program import START, answer_in, request_line
 
 from app.tasks.embedded import EmbeddedRedis
 from app.tiny_model import write_tiny_model
@@ -29,11 +28,9 @@ Json = dict[str, Any]
 
 def run(program: str, env: Mapping[str, str] | None = None, **arguments: object) -> Json:
     """Run a program as ``Cluster.run`` does, without the pod around it."""
-    source = files("wan22_doctor").joinpath("programs", f"{program}.py").read_text()
-    asked = json.dumps({"program": source, "arguments": arguments}) + "\n"
     done = subprocess.run(
         [sys.executable, "-c", START],
-        input=asked,
+        input=request_line(program, arguments),
         capture_output=True,
         text=True,
         timeout=60,

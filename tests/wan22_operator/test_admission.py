@@ -1,4 +1,4 @@
-"""What the webhooks make of an object, without a server."""
+"""How admission changes or refuses an object, without a server."""
 
 import json
 from typing import Any
@@ -6,7 +6,20 @@ from typing import Any
 import pytest
 from wan22_operator import admission
 from wan22_operator import constants as names
-from wan22_operator.admission import RefusedError
+from wan22_operator.admission import (
+    Adopted,
+    Case,
+    Created,
+    Kept,
+    MadeByKubeRay,
+    NotYetSized,
+    RefusedError,
+    Replaced,
+    Resized,
+    case_of,
+    operator_annotations,
+)
+from wan22_operator.desired import Active, Counts
 from wan22_operator.snapshots import Snapshot, read
 
 from serve_config import ServeValues, counts, render
@@ -49,10 +62,10 @@ def patched(body: Json, old: Json | None = None) -> Json:
     for operation in admission.mutate(read(names.RAY_SERVICE, body), snapshot):
         assert operation["op"] == "add"
         *parents, last = [part.replace("~1", "/") for part in operation["path"].split("/")[1:]]
-        place: Any = body
+        target: Any = body
         for part in parents:
-            place = place[int(part)] if isinstance(place, list) else place[part]
-        place[last] = operation["value"]
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        target[last] = operation["value"]
     return body
 
 
@@ -61,6 +74,122 @@ def seen(body: Json) -> tuple[int | None, int | None, int | None, int]:
     group = body["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
     return found.total_workers, found.gangs, found.pods, group["replicas"]
+
+
+def service(**values: Any) -> Snapshot:
+    return read(names.RAY_SERVICE, ray_service(**values))
+
+
+def unmanaged(**values: Any) -> Snapshot:
+    body = ray_service(**values)
+    body["metadata"]["labels"] = {}
+    return read(names.RAY_SERVICE, body)
+
+
+def ray_cluster(annotations: dict[str, str] | None = None, owner: str = "rs") -> Snapshot:
+    given = {f"wan22.dev/{key.replace('_', '-')}": value for key, value in (annotations or {}).items()}
+    owners = [{"kind": "RayService", "name": owner}] if owner else []
+    metadata = {"labels": {names.MANAGED: "true"}, "annotations": given, "ownerReferences": owners}
+    return read(names.RAY_CLUSTER, {"metadata": metadata, "spec": {"workerGroupSpecs": [{"groupName": "gpu-workers"}]}})
+
+
+FOUR = Active(Counts(4, 1), 4)
+EIGHT_PODS = ACTIVE | {"active_pods": "8"}
+
+CASES: list[tuple[str, Snapshot, Snapshot | None, Case, tuple[str, str, str] | None]] = [
+    ("a new object has its wanted size", service(annotations={"total_workers": "8"}), None, Created(), ("8", "1", "8")),
+    ("a bad count leaves the spec's", service(annotations={"total_workers": "x"}), None, Created(), ("2", "1", "2")),
+    (
+        "a copied manifest brings its active counts",
+        service(annotations=ACTIVE),
+        None,
+        Kept(FOUR),
+        ("4", "1", "4"),
+    ),
+    (
+        "an object that becomes managed keeps its counts",
+        service(annotations={"total_workers": "8"}),
+        unmanaged(),
+        Adopted(unmanaged()),
+        ("2", "1", "2"),
+    ),
+    (
+        "what it was annotated with before it was managed does not count",
+        service(annotations=ACTIVE),
+        unmanaged(annotations=ACTIVE),
+        Adopted(unmanaged(annotations=ACTIVE)),
+        ("2", "1", "2"),
+    ),
+    (
+        "an update that leaves the annotations alone",
+        service(annotations=ACTIVE),
+        service(annotations=ACTIVE),
+        Kept(FOUR),
+        ("4", "1", "4"),
+    ),
+    (
+        "the operator's own write",
+        service(annotations=EIGHT_PODS),
+        service(annotations=ACTIVE),
+        Kept(Active(Counts(4, 1), 8)),
+        ("4", "1", "8"),
+    ),
+    (
+        "too little room is enlarged",
+        service(annotations=ACTIVE | {"active_pods": "1"}),
+        service(annotations=ACTIVE),
+        Kept(Active(Counts(4, 1), 1)),
+        ("4", "1", "4"),
+    ),
+    (
+        "a manifest without annotations replaces it",
+        service(),
+        service(annotations=ACTIVE),
+        Replaced(FOUR),
+        ("4", "1", "4"),
+    ),
+    (
+        "room that was growing stays",
+        service(),
+        service(annotations=EIGHT_PODS),
+        Replaced(Active(Counts(4, 1), 8)),
+        ("4", "1", "8"),
+    ),
+    (
+        "more GPUs in a pod need fewer pods",
+        service(gpus=2, annotations=ACTIVE),
+        service(annotations=ACTIVE),
+        Resized(Counts(4, 1)),
+        ("4", "1", "2"),
+    ),
+    (
+        "replaced and more GPUs in a pod",
+        service(gpus=2),
+        service(annotations=ACTIVE),
+        Resized(Counts(4, 1)),
+        ("4", "1", "2"),
+    ),
+    ("KubeRay's RayCluster that was sized", ray_cluster(ACTIVE), ray_cluster(ACTIVE), MadeByKubeRay(), None),
+    ("KubeRay's new RayCluster, with copied annotations", ray_cluster(ACTIVE), None, MadeByKubeRay(), None),
+    ("KubeRay's new RayCluster without annotations", ray_cluster(), None, NotYetSized(), None),
+    ("a standalone RayCluster", ray_cluster(owner=""), None, Created(), ("2", "1", "2")),
+]
+
+
+@pytest.mark.parametrize(("new", "old", "case", "active"), [pytest.param(*rest, id=name) for name, *rest in CASES])
+def test_case(new: Snapshot, old: Snapshot | None, case: Case, active: tuple[str, str, str] | None) -> None:
+    assert case_of(new, old) == case
+    given = operator_annotations(case, new)
+    keys = (names.ACTIVE_WORKERS, names.ACTIVE_GANGS, names.ACTIVE_PODS)
+    assert (tuple(given[key] for key in keys) if given else None) == active
+
+
+def test_an_object_that_becomes_managed_and_gets_its_worker_group_at_once_is_adopted() -> None:
+    body = ray_service()
+    old = ray_service()
+    old["metadata"]["labels"] = {}
+    old["spec"]["rayClusterConfig"]["workerGroupSpecs"].pop()
+    assert seen(patched(body, old)) == (2, 1, 2, 2)
 
 
 def test_active_annotations_are_applied_to_the_spec() -> None:

@@ -11,8 +11,20 @@ def test_empty_variables_count_as_unset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("LEASE_SECONDS", "1"), ("WEBHOOK_PORT", "0"), ("WEBHOOK_ENABLED", "perhaps")]
+    ("name", "value"),
+    [
+        ("LEASE_SECONDS", "1"),
+        pytest.param("LEASE_SECONDS", "2.5", id="a Lease holds whole seconds"),
+        ("WEBHOOK_PORT", "0"),
+        ("WEBHOOK_ENABLED", "perhaps"),
+    ],
 )
 def test_a_wrong_variable_is_named(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=name.lower()):
         Settings.read({name: value})
+
+
+def test_polling_more_slowly_than_resyncing_is_refused_and_both_variables_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"poll_seconds is 60, .* 30; lower POLL_SECONDS or raise RESYNC_SECONDS"):
+        Settings.read({"POLL_SECONDS": "60"})
+    assert Settings.read({"POLL_SECONDS": "60", "RESYNC_SECONDS": "60"}).poll_seconds == 60

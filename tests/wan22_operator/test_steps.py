@@ -4,18 +4,8 @@ from dataclasses import replace
 
 import pytest
 from wan22_operator.desired import Active, Counts
-from wan22_operator.steps import (
-    Cluster,
-    Gang,
-    Pod,
-    SetActive,
-    SetCluster,
-    Settled,
-    Situation,
-    Step,
-    Wait,
-    next_step,
-)
+from wan22_operator.observed import Cluster, Gang, Pod
+from wan22_operator.steps import SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
 
 
 def pods(count: int, running: bool = True) -> tuple[Pod, ...]:
@@ -27,13 +17,20 @@ def nodes(count: int) -> frozenset[str]:
 
 
 def gang(have: int, wanted: int | None = None, phase: str = "ready") -> Gang:
-    return Gang(have if wanted is None else wanted, have, phase, places=nodes(have))
+    return Gang(have if wanted is None else wanted, have, phase, addresses=nodes(have))
 
 
 def situation(
-    wanted: int, active: int, room: int, cluster: Cluster | None, *, gangs: int = 1, **rest: bool
+    wanted: int,
+    active: int,
+    room: int,
+    cluster: Cluster | None,
+    *,
+    gangs: int = 1,
+    active_gangs: int = 1,
+    **rest: bool,
 ) -> Situation:
-    return Situation(Counts(wanted, gangs), Active(Counts(active, 1), room), 1, cluster, **rest)
+    return Situation(Counts(wanted, gangs), Active(Counts(active, active_gangs), room), 1, cluster, **rest)
 
 
 def cluster(
@@ -45,8 +42,8 @@ def cluster(
     return replace(made, **rest)  # type: ignore[arg-type]
 
 
-def activate(workers: int, room: int) -> SetActive:
-    return SetActive(Active(Counts(workers, 1), room))
+def activate(workers: int, room: int, gangs: int = 1) -> SetActive:
+    return SetActive(Active(Counts(workers, gangs), room))
 
 
 LEAVING = ("pod-2", "pod-3")
@@ -95,11 +92,11 @@ DOWN = [
     (
         "no pod goes while KubeRay still makes some: it would pick others",
         situation(2, 2, 4, cluster(4, 3, have=2)),
-        Wait("3 of 4 worker pods exist; those not needed go when all do"),
+        Wait("3 of 4 worker pods exist; surplus pods are removed once all do"),
     ),
     (
         "a gang spread over all pods moves first",
-        situation(2, 2, 4, cluster(4, gangs=(replace(gang(2), places=nodes(4)),))),
+        situation(2, 2, 4, cluster(4, gangs=(replace(gang(2), addresses=nodes(4)),))),
         Wait("every worker pod still holds a rank or a leader"),
     ),
     (
@@ -130,10 +127,29 @@ OTHER = [
     (
         "autoscaling: never the pods",
         situation(4, 4, 4, cluster(2, have=2), autoscaling=True),
-        Settled("enableInTreeAutoscaling is on: the replicas are left to the Ray autoscaler"),
+        Settled("enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas"),
     ),
-    ("a missing gang is waited for", situation(2, 2, 2, cluster(2, have=2), gangs=1), Settled()),
     ("more gangs need room", situation(2, 2, 2, cluster(2, have=2), gangs=2), activate(2, 4)),
+    (
+        "more gangs: the counts once the Ray nodes have joined",
+        situation(2, 2, 4, cluster(4, have=2), gangs=2),
+        activate(2, 4, gangs=2),
+    ),
+    (
+        "a missing gang is waited for",
+        situation(2, 2, 4, cluster(4, have=2), gangs=2, active_gangs=2),
+        Wait("1 of 2 gang(s) report"),
+    ),
+    (
+        "all gangs are ready",
+        situation(2, 2, 4, cluster(4, gangs=(gang(2), gang(2))), gangs=2, active_gangs=2),
+        Settled(),
+    ),
+    (
+        "a gang too many is waited for before pods go",
+        situation(2, 2, 4, cluster(4, gangs=(gang(2), gang(2)))),
+        Wait("2 of 1 gang(s) report"),
+    ),
 ]
 
 

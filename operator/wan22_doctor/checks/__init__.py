@@ -1,4 +1,4 @@
-"""The checks: pure functions of what was seen, in the order in which they are read."""
+"""The checks: pure functions of the facts, in the order of the report."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from wan22_doctor.facts import Facts
 from wan22_doctor.findings import Cause, Finding, NotSeen, Result
 
 MOST = 5
-"""Findings of one check that are told one by one."""
+"""Findings of one check that are listed; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Check:
 
     name: str
     judge: Callable[..., Iterable[Finding]]
-    """Gets the facts that ``needs`` names, in that order."""
+    """Called with the facts that ``needs`` names, in that order."""
     needs: str
-    """Fields of ``Facts``. Where one was not seen the check is not made, unless its name has a question mark."""
+    """Fields of ``Facts``. If one is missing the check is skipped, unless its name has a question mark."""
 
 
 CHECKS = (
@@ -61,28 +61,28 @@ CHECKS = (
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Return what all checks find. A cause is told once; what depends on it only says that it was not checked."""
+    """Return the findings of all checks. A missing fact is reported once; the other checks that need it are skipped."""
     findings: list[Finding] = []
-    told: set[str] = set()
+    reported: set[str] = set()
     for check in CHECKS:
-        found = list(_findings(check, facts, told))
+        found = list(_findings(check, facts, reported))
         if len(found) > MOST:
-            # A fault of the image shows in every pod.
+            # A fault of the image appears in every pod.
             worst = Result.FAILED if any(one.result == Result.FAILED for one in found[MOST:]) else Result.WARNING
             found[MOST:] = [Finding(worst, f"and {len(found) - MOST} more")]
         findings += [replace(finding, check=check.name) for finding in found]
     return findings
 
 
-def _findings(check: Check, facts: Facts, told: set[str]) -> Iterator[Finding]:
+def _findings(check: Check, facts: Facts, reported: set[str]) -> Iterator[Finding]:
     values = [(need, getattr(facts, need.rstrip("?"))) for need in check.needs.split()]
-    unseen = [value for need, value in values if isinstance(value, NotSeen) and not need.endswith("?")]
-    if not unseen:
+    missing = [value for need, value in values if isinstance(value, NotSeen) and not need.endswith("?")]
+    if not missing:
         yield from check.judge(*(value for _, value in values))
         return
-    reason = unseen[0]
-    first = reason.why not in told
-    told.add(reason.why)
+    reason = missing[0]
+    first = reason.why not in reported
+    reported.add(reason.why)
     if reason.cause == Cause.FAULT and first:
         yield Finding(Result.FAILED, reason.why, reason.remedy)
     else:

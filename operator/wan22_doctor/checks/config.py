@@ -1,4 +1,4 @@
-"""serveConfigV2: its text, its import path inside the image, and its counts against pods, GPUs and CPUs."""
+"""Checks of serveConfigV2: its text, its import path in the image, and its counts against pods, GPUs and CPUs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,21 +16,22 @@ from wan22_doctor.facts import Json, Target, name_of
 from wan22_doctor.findings import Finding, failed, ok, warning
 
 SHOWN = 3
+"""Problems of one text that are reported."""
 
 
 def text(target: Target, serve_config: str) -> Iterator[Finding]:
-    """Judge the text itself."""
+    """Judge the text of serveConfigV2."""
     problems = check(serve_config)
     for problem in problems[:SHOWN]:
-        yield failed(f"serveConfigV2: {problem}", _where(target))
+        yield failed(f"serveConfigV2: {problem}", _remedy(target))
     if not problems:
         yield ok(f"valid; {_counts(serve_config)}")
 
 
-def _where(target: Target) -> str:
+def _remedy(target: Target) -> str:
     if target.body["metadata"].get("labels", {}).get("app.kubernetes.io/managed-by") == "Helm":
-        return "correct the chart's values and helm upgrade"
-    return f"kubectl edit {target.resource}; try it first: python -m serve_config --check FILE"
+        return "correct the chart's values and run helm upgrade"
+    return f"kubectl edit {target.resource}; try the text first: python -m serve_config --check FILE"
 
 
 def _counts(serve_config: str) -> str:
@@ -42,9 +43,9 @@ def _counts(serve_config: str) -> str:
 
 
 def application(found: Json) -> Iterator[Finding]:
-    """Judge what importing it in the head pod's image gave."""
+    """Judge the result of importing the application in the head pod's image."""
     for problem in found["problems"][:SHOWN]:
-        # It goes on with what to do where it is run by hand.
+        # The rest of the message is a remedy for somebody who runs the import by hand.
         yield failed(
             f"in the image: {problem.partition('; ')[0]}",
             "correct import_path, or build an image that has the module (image.repository)",
@@ -54,7 +55,7 @@ def application(found: Json) -> Iterator[Finding]:
 
 
 def resources(target: Target, serve_config: str) -> Iterator[Finding]:
-    """Judge TOTAL_WORKERS against worker pods, their GPUs, and the CPUs that APIEntrypoint needs beside the ranks."""
+    """Judge TOTAL_WORKERS against the worker pods and their GPUs, and their CPUs against ranks plus APIEntrypoint."""
     obj = target.obj
     if obj.group is None:
         yield failed(
@@ -68,8 +69,8 @@ def resources(target: Target, serve_config: str) -> Iterator[Finding]:
     except ServeConfigError:
         config = None
     if not isinstance(config, dict):
-        return  # the check of the text says why
-    found = [failed(f"{written(path)}: {message}", _where(target)) for path, message in misfits(config, pods)]
+        return  # the check of the text reports why
+    found = [failed(f"{written(path)}: {message}", _remedy(target)) for path, message in misfits(config, pods)]
     found += _wanted(target)
     yield from found[: 2 * SHOWN]
     if not found:
@@ -89,7 +90,7 @@ def _cpus(config: Any) -> str:
 
 
 def _wanted(target: Target) -> Iterator[Finding]:
-    """Judge what annotations ask for against what is active, and the live RayCluster against its author."""
+    """Judge the wanted counts against the active ones, and the RayCluster's replicas against its RayService's."""
     obj = target.obj
     try:
         wanted = desired.wanted(obj)
@@ -99,18 +100,23 @@ def _wanted(target: Target) -> Iterator[Finding]:
     active = desired.active(obj)
     if obj.managed and active is None:
         yield failed(
-            f"no annotation {names.ACTIVE_WORKERS}: the operator has not looked at {target.title} yet",
-            "see the operator and the webhook",
+            f"no annotation {names.ACTIVE_WORKERS}: the operator has not reconciled {target.title} yet",
+            "see the checks of the operator and the webhook",
         )
     elif active and active.counts != wanted:
         yield warning(
-            f"{wanted} asked for, {active.counts} active: a resize is under way, or waits",
-            f"kubectl get {target.resource} -o jsonpath='{{.metadata.annotations.wan22\\.dev/status}}'",
+            f"{wanted} wanted, {active.counts} active: a resize is under way, or waits",
+            f"kubectl get {target.resource} -o jsonpath='{{.metadata.annotations.{_escaped(names.STATUS)}}}'",
         )
     serving = target.serving
     live = read(names.RAY_CLUSTER, serving).group if serving and not obj.standalone else None
     if serving and live and obj.group and live.replicas != obj.group.replicas and not obj.pending_cluster:
         yield warning(
             f"RayCluster {name_of(serving)} has {live.replicas} worker replicas, {target.title} {obj.group.replicas}",
-            "the operator brings them together: see whether it runs",
+            "the operator makes them equal: see whether it runs",
         )
+
+
+def _escaped(annotation: str) -> str:
+    """Return an annotation's key as a JSONPath of kubectl needs it."""
+    return annotation.replace(".", "\\.")

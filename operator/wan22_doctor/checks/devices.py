@@ -1,4 +1,4 @@
-"""What torch sees in each worker pod."""
+"""The check of each worker pod's devices, as torch sees them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,7 +14,7 @@ def devices(target: Target, serve_config: Seen[str], workers: Mapping[str, Seen[
     faults = [one for one in workers.values() if isinstance(one, NotSeen) and one.cause == Cause.FAULT]
     problems = [failed(one.why, one.remedy) for one in faults]
     problems += [one for pod, torch in found.items() for one in _pod(pod, torch, device, gpus)]
-    # A late pod names its packages' versions; torch's own word for the same may differ: 2.11.0 is 2.11.0+cu130.
+    # A late pod reports its packages' versions, which may differ from torch's own: 2.11.0 is 2.11.0+cu130.
     in_time = {pod: torch for pod, torch in found.items() if not torch.get("late")}
     versions = {(torch["version"], torch.get("nccl", "")) for torch in in_time.values()}
     if len(versions) > 1:
@@ -38,7 +38,7 @@ def _pod(pod: str, torch: Json, device: str, gpus: int) -> Iterator[Finding]:
     elif device == "cpu":
         return
     elif torch.get("late"):
-        remedy = "ask again; where it stays so, see the node's load and its driver: nvidia-smi in the pod"
+        remedy = "ask again; if it stays so, see the node's load and its driver: nvidia-smi in the pod"
         yield warning(f"pod {pod}: torch {torch['version']}: {torch['error']}", remedy)
     elif torch.get("error"):
         yield failed(
@@ -48,8 +48,8 @@ def _pod(pod: str, torch: Json, device: str, gpus: int) -> Iterator[Finding]:
         why = "it was built without CUDA" if not torch["cuda"] else f"it was built for CUDA {torch['cuda']}"
         yield failed(
             f"pod {pod}: args.device is cuda, but torch {torch['version']} sees no CUDA ({why}; GPU limit {gpus})",
-            "a driver of the node that is new enough, a GPU limit (gpusPerWorker), perhaps worker.runtimeClassName "
-            "nvidia; or args.device cpu",
+            "give the node a newer driver, or the pod a GPU limit (gpusPerWorker) or worker.runtimeClassName nvidia, "
+            "or set args.device to cpu",
         )
     elif torch["count"] < gpus:
         yield failed(
@@ -58,6 +58,6 @@ def _pod(pod: str, torch: Json, device: str, gpus: int) -> Iterator[Finding]:
         )
     elif torch["count"] > gpus:
         yield warning(
-            f"pod {pod}: torch sees {torch['count']} devices, the GPU limit is {gpus}: GPUs of others are visible",
-            "see the node's container runtime; ranks take only what Ray gives them",
+            f"pod {pod}: torch sees {torch['count']} devices, the GPU limit is {gpus}: GPUs of other pods are visible",
+            "see the node's container runtime; ranks use only the GPUs that Ray assigns to them",
         )

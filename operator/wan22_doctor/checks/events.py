@@ -1,4 +1,4 @@
-"""Recent warnings of the namespace whose cause is not over."""
+"""The check of the namespace's recent warnings, leaving out those whose cause is over."""
 
 import datetime
 from collections.abc import Iterator
@@ -8,13 +8,14 @@ from wan22_doctor.findings import Finding, ok, warning
 
 RECENT_SECONDS = 600
 SHOWN = 3
+"""Warnings that are reported."""
 _REMEDIES = {
     "FailedToUpdateServeApplications": "see the checks of serveConfigV2 and Serve",
     "FailedCreate": "see the namespace's quota and Pod Security: kubectl get quota; kubectl describe namespace",
-    "BadCount": "correct the annotation that it names",
-    "NotUsable": "correct what it names",
+    "BadCount": "correct the annotation that the message names",
+    "NotUsable": "correct what the message names",
     "WroteSpecDirectly": "see the check of the webhook",
-    "FailedMount": "see the volume, Secret or ConfigMap that it names",
+    "FailedMount": "see the volume, Secret or ConfigMap that the message names",
     "ProvisioningFailed": "kubectl get storageclass: the claim's class must offer its access mode",
 }
 _OVER_WHEN_READY = ("Unhealthy", "BackOff", "FailedScheduling", "FailedMount", "Failed", "FailedCreatePodSandBox")
@@ -22,7 +23,7 @@ _OVER_WHEN_READY = ("Unhealthy", "BackOff", "FailedScheduling", "FailedMount", "
 
 
 def events(found: tuple[Json, ...], pods: tuple[Json, ...], now: datetime.datetime) -> Iterator[Finding]:
-    """Show the newest warnings, one for each reason."""
+    """Report the newest warnings, one for each kind of object and reason."""
     ready = {name_of(pod): _is_ready(pod) for pod in pods}
     recent: dict[tuple[str, str], tuple[float, Json]] = {}
     for event in found:

@@ -1,4 +1,4 @@
-"""The gangs as they report themselves, the rendezvous of their ranks, and whether the operator knows it."""
+"""The checks of the gangs, of the rendezvous of their ranks, and of the operator's report about them."""
 
 import ipaddress
 import json
@@ -8,6 +8,7 @@ from typing import Any
 from wan22_operator import constants as names
 
 from app.config import APPLICATION
+from serve_config.counts import GENERATOR
 from wan22_doctor.facts import Json, Target
 from wan22_doctor.findings import Finding, failed, ok, skipped, warning
 
@@ -15,10 +16,10 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def gangs(head: Json) -> Iterator[Finding]:
-    """Judge how many ranks each gang wants and has."""
+    """Judge the number of ranks that each gang wants and has."""
     found = reported(head)
     if found is None:
-        yield skipped("the app does not say how its gangs are")
+        yield skipped("the app does not report its gangs")
         return
     wanted = _replicas(head)
     problems = list(_sizes(found))
@@ -38,7 +39,7 @@ def gangs(head: Json) -> Iterator[Finding]:
 
 
 def reported(head: Json) -> list[Json] | None:
-    """Return the gangs that /readyz lists; None where the app does not answer, or does not know for lack of Redis."""
+    """Return the gangs that /readyz lists; None if the app does not answer, or cannot list them without Redis."""
     body = head["readyz"].get("body")
     if not isinstance(body, dict) or not isinstance(body.get("gangs"), list):
         return None
@@ -49,7 +50,7 @@ def reported(head: Json) -> list[Json] | None:
 def _replicas(head: Json) -> int | None:
     try:
         deployments = head["applications"]["body"]["applications"][APPLICATION]["deployments"]
-        return int(deployments["VideoGenerator"]["target_num_replicas"])
+        return int(deployments[GENERATOR]["target_num_replicas"])
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -60,34 +61,34 @@ def _sizes(found: list[Json]) -> Iterator[Finding]:
         if gang["phase"] == "refused":
             yield failed(text, f"ask for another count: kubectl annotate --overwrite ... {names.TOTAL_WORKERS}=N")
         elif gang["phase"] == "degraded":
-            yield failed(text, "it grows when there is room: see Ray's nodes and the pods")
+            yield failed(text, "the gang grows when there is room: see the checks of Ray and the pods")
         elif gang["phase"] == "starting" and not gang["have"]:
-            yield failed(text, "it has no ranks, so no task runs: see Ray's nodes and the pods' logs")
+            yield failed(text, "without ranks no task runs: see the check of Ray and the pods' logs")
         elif gang["have"] != gang["wanted"]:
-            yield warning(text, "it is on its way; if it stays so, see Ray's nodes")
+            yield warning(text, "the gang is being resized; if it stays so, see the check of Ray")
 
 
 def rendezvous(head: Json) -> Iterator[Finding]:
-    """Judge the five variables of every rank: a rank of its own each, one world, rank 0's address, one port."""
+    """Judge the five variables of every rank: different RANKs, the same WORLD_SIZE, rank 0's address and one port."""
     found = [gang for gang in reported(head) or [] if gang["have"]]
     if not found:
         yield skipped("no gang has ranks")
         return
     problems = [one for gang in found for one in _gang(gang)]
     for text in problems:
-        yield failed(text, "kill the gang, and it forms anew: delete the pod that holds its leader")
+        yield failed(text, "delete the pod that holds the gang's leader; the gang then forms again")
     if not problems:
         first = _environments(found[0])
-        where = f"{first[0][1].get('MASTER_ADDR')}:{first[0][1].get('MASTER_PORT')}" if first else "unknown"
+        address = f"{first[0][1].get('MASTER_ADDR')}:{first[0][1].get('MASTER_PORT')}" if first else "unknown"
         ranks = "; ".join(
             f"RANK 0-{gang['have'] - 1}, WORLD_SIZE {gang['have']}" if gang["have"] > 1 else "RANK 0, WORLD_SIZE 1"
             for gang in found
         )
-        yield ok(f"{ranks}, MASTER_ADDR and MASTER_PORT {where} (rank 0's node)")
+        yield ok(f"{ranks}, MASTER_ADDR and MASTER_PORT {address} (rank 0's node)")
 
 
 def _environments(gang: Json) -> list[tuple[str, dict[str, Any]]]:
-    """Return the IP of each rank's node and its variables, in the order of ranks as the leader lists them."""
+    """Return each rank's node IP and variables, in the order of the numbers that the leader reports."""
     listed = [(node["ip"], rank) for node in gang["nodes"] for rank in node["ranks"] if isinstance(rank, dict)]
     listed.sort(key=lambda one: int(one[1]["rank"]))
     return [(ip, dict(rank.get("environment") or {})) for ip, rank in listed]
@@ -111,7 +112,7 @@ def _gang(gang: Json) -> Iterator[str]:
         yield f"{name}: WORLD_SIZE is {', '.join(sorted(worlds))}, need {len(found)} everywhere"
     ports = {(str(variables["MASTER_ADDR"]), str(variables["MASTER_PORT"])) for _, variables in found}
     if len(ports) > 1:
-        yield f"{name}: ranks meet at different places: {', '.join(':'.join(one) for one in sorted(ports))}"
+        yield f"{name}: ranks meet at different addresses: {', '.join(':'.join(one) for one in sorted(ports))}"
     address, home = str(found[0][1]["MASTER_ADDR"]), found[0][0]
     if address != home:
         yield f"{name}: MASTER_ADDR is {address}, need {home}, the node of rank 0"
@@ -131,7 +132,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def status(target: Target, head: Json) -> Iterator[Finding]:
-    """Judge the operator's report against what the gangs say themselves."""
+    """Judge the operator's report against what the gangs report."""
     text = target.obj.annotations.get(names.STATUS)
     if not target.obj.managed:
         yield skipped("the object is not managed")
@@ -142,18 +143,20 @@ def status(target: Target, head: Json) -> Iterator[Finding]:
     except (ValueError, KeyError, TypeError):
         yield failed(f"annotation {names.STATUS}: found {text!r}", "the operator writes it: see whether it runs")
         return
-    said = f"{phase}, wanted {_spoken(wanted)}, have {_spoken(have)}"
+    report = f"{phase}, wanted {_spoken(wanted)}, have {_spoken(have)}"
     found = reported(head)
     if phase in ("refused", "suspended"):
-        yield failed(f"the operator says: {said}: {message}", "correct what it names")
+        yield failed(f"the operator reports: {report}: {message}", "correct what the message names")
     elif found is not None and have and _spoken(have) != (real := _spoken(_counts(found))) and phase == "ready":
         yield failed(
-            f"the operator says {said}, the gangs {real}", "see whether the operator runs and reaches the head"
+            f"the operator reports {report}, the gangs {real}", "see whether the operator runs and reaches the head"
         )
     elif phase != "ready":
-        yield warning(f"the operator says: {said}: {message}", "it works on it; see its log if this stays")
+        yield warning(
+            f"the operator reports: {report}: {message}", "the operator works on it; see its log if this stays"
+        )
     else:
-        yield ok(f"the operator says {said}, as the gangs do")
+        yield ok(f"the operator reports {report}, and so do the gangs")
 
 
 def _counts(found: list[Json]) -> dict[str, int]:

@@ -1,7 +1,9 @@
-"""KubeRay: its types and its operator."""
+"""The check of KubeRay: its types and its operator."""
 
 import re
 from collections.abc import Iterator
+
+from wan22_operator import constants as names
 
 from wan22_doctor.facts import Json, KubeRay, name_of
 from wan22_doctor.findings import Finding, NotSeen, failed, ok, warning
@@ -12,20 +14,20 @@ INSTALL = "install KubeRay 1.5.1 or newer with its CRDs: helm install kuberay-op
 
 
 def kuberay(found: KubeRay) -> Iterator[Finding]:
-    """Judge the CRDs, and the operator's Deployment where it can be seen; it may run outside of the cluster."""
-    if missing := {"rayservices", "rayclusters"} - found.served:
+    """Judge the CRDs and, if it can be seen, the operator's Deployment; it may run outside the cluster."""
+    if missing := set(names.PLURALS.values()) - found.served:
         yield failed(f"ray.io/v1 has no {' and no '.join(sorted(missing))}: KubeRay's CRDs are not installed", INSTALL)
         return
     known = isinstance(found.fields, NotSeen) or "authOptions" in found.fields
     if not known:
         yield failed(
-            "the CRD rayservices.ray.io has no authOptions, so a token is dropped without a word: its CRDs are older "
+            "the CRD rayservices.ray.io has no authOptions, so a token is dropped silently: the CRDs are older "
             "than 1.5.1",
             "apply the CRDs of the KubeRay version that runs (Helm never upgrades them): kubectl apply --server-side",
         )
     served = f"CRDs of ray.io/v1 ({', '.join(sorted(found.served))})"
     if isinstance(found.deployments, NotSeen) or not found.deployments:
-        yield ok(f"{served}; its operator has no Deployment that is visible here, so it is judged by its work")
+        yield ok(f"{served}; no Deployment of its operator is visible here, so it is judged by its results")
         return
     for deployment in found.deployments:
         yield _operator(deployment, served)
@@ -44,6 +46,9 @@ def _operator(deployment: Json, served: str) -> Finding:
         )
     number = re.search(r":v?(\d+)\.(\d+)\.(\d+)", image)
     if number and tuple(map(int, number.groups())) < OLDEST:
-        return warning(f"KubeRay {'.'.join(number.groups())} runs ({space}/{name}); it knows no token auth", INSTALL)
+        return warning(
+            f"KubeRay {'.'.join(number.groups())} runs ({space}/{name}); it does not support token authentication",
+            INSTALL,
+        )
     version = ".".join(number.groups()) if number else image
     return ok(f"KubeRay {version} runs ({space}/{name}); {served}")

@@ -1,4 +1,4 @@
-"""This project's operator: its pods, its Lease, its webhooks and their certificate."""
+"""The checks of this project's operator: its pods, its Lease, its webhooks and their certificate."""
 
 import base64
 import datetime
@@ -10,7 +10,7 @@ from wan22_doctor.facts import Json, Operator, Webhook, age, name_of, spoken
 from wan22_doctor.findings import Cause, Finding, NotSeen, failed, ok, skipped, warning
 
 RENEWED_DAYS = 20
-"""The operator renews a certificate 30 days before its end."""
+"""Days that a certificate should always be valid for: the operator renews it 30 days before its end."""
 
 
 def operator(found: Operator, now: datetime.datetime) -> Iterator[Finding]:
@@ -42,16 +42,16 @@ def _lease(found: Operator, now: datetime.datetime) -> Finding:
     if isinstance(lease, NotSeen):
         return ok(f"its Lease cannot be seen ({lease.why})")
     if lease is None:
-        return failed("its Lease does not exist, so no replica reconciles", "the chart makes it: helm upgrade")
+        return failed("its Lease does not exist, so no replica reconciles", "the chart creates it: helm upgrade")
     spec = lease.get("spec") or {}
     holder, since = spec.get("holderIdentity"), age(spec.get("renewTime"), now)
     log = "see its log: kubectl logs -l app.kubernetes.io/component=operator"
     if not holder:
         return failed(f"nobody holds the Lease {name_of(lease)}, so no replica reconciles", log)
-    # Clocks differ by some seconds.
+    # The clocks of nodes may differ by some seconds.
     if since > 3 * float(spec.get("leaseDurationSeconds") or 10) + 15:
         return failed(f"{holder} has not renewed the Lease {name_of(lease)} for {spoken(since)}", log)
-    return ok(f"{holder} leads, its Lease was renewed {spoken(since)} ago")
+    return ok(f"{holder} leads; it renewed its Lease {spoken(since)} ago")
 
 
 def webhook(found: Webhook, now: datetime.datetime) -> Iterator[Finding]:
@@ -63,27 +63,27 @@ def webhook(found: Webhook, now: datetime.datetime) -> Iterator[Finding]:
         problems.append(
             failed(
                 "a dry run of a wrong annotation was let pass: the API server does not reach the webhook",
-                "it calls the operator's pods on port 9443: see firewalls and NetworkPolicies between them",
+                "the API server calls the operator's pods on port 9443: see firewalls and NetworkPolicies between them",
             )
         )
     yield from problems
     if problems:
         return
-    unseen = [
+    missing = [
         f"{what}: {one.why}"
         for what, one in (("caBundle", found.configurations), ("certificate", found.certificate))
         if isinstance(one, NotSeen)
     ]
     if isinstance(found.refusal, NotSeen):
-        text = "; ".join([f"its answer was not tried ({found.refusal.why})", *unseen])
-        if found.refusal.cause == Cause.BLIND and len(unseen) == 2:
+        text = "; ".join([f"no dry run was made ({found.refusal.why})", *missing])
+        if found.refusal.cause == Cause.BLIND and len(missing) == 2:
             yield Finding(skipped("").result, text, found.refusal.remedy, blind=True)
             return
         yield ok(text)
     else:
         days = _days_left(found, now)
         valid = f"; certificate valid for {days} d" if days is not None else ""
-        yield ok("; ".join([f"it refused a wrong annotation in a dry run{valid}", *unseen]))
+        yield ok("; ".join([f"it refused a wrong annotation in a dry run{valid}", *missing]))
 
 
 def _configurations(found: Webhook) -> Iterator[Finding]:
@@ -91,13 +91,13 @@ def _configurations(found: Webhook) -> Iterator[Finding]:
         return
     for kind, body in found.configurations.items():
         if body is None:
-            yield failed(f"the {kind}WebhookConfiguration does not exist", "the chart makes it: helm upgrade")
+            yield failed(f"the {kind}WebhookConfiguration does not exist", "the chart creates it: helm upgrade")
             continue
         empty = [hook["name"] for hook in body.get("webhooks") or () if not hook["clientConfig"].get("caBundle")]
         if empty:
             yield failed(
                 f"{kind}WebhookConfiguration {name_of(body)} has no caBundle, so the API server trusts no webhook",
-                "the operator fills it in: see its log, and its ClusterRole",
+                "the operator fills it in: see its log and its ClusterRole",
             )
 
 
@@ -106,7 +106,7 @@ def _certificate(found: Webhook, now: datetime.datetime) -> Iterator[Finding]:
         return
     server, authority = (_read(found.certificate, key) for key in ("tls.crt", "ca.crt"))
     if server is None or authority is None:
-        yield failed("the webhook's Secret holds no certificate", "the operator makes it: see its log, and its Role")
+        yield failed("the webhook's Secret holds no certificate", "the operator creates it: see its log and its Role")
         return
     days = (server.not_valid_after_utc - now).days
     if days < 0:
@@ -121,7 +121,7 @@ def _certificate(found: Webhook, now: datetime.datetime) -> Iterator[Finding]:
             if bundle and not _trusts(bundle, server):
                 yield failed(
                     f"the caBundle of {kind} webhook {hook['name']} does not fit the operator's certificate",
-                    "the operator corrects it within 30 s: see its log, and its ClusterRole",
+                    "the operator corrects it within 30 s: see its log and its ClusterRole",
                 )
 
 

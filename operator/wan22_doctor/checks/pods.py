@@ -1,4 +1,4 @@
-"""The pods from outside: phase, restarts, reasons."""
+"""The check of the pods, as the API server shows them: phase, restarts and reasons."""
 
 import datetime
 from collections.abc import Iterator
@@ -7,25 +7,27 @@ from typing import Any
 from wan22_operator import constants as names
 from wan22_operator.snapshots import read
 
-from wan22_doctor.facts import Json, Target, age, label, name_of, ray_pods, spoken, worker_pods
+from wan22_doctor.facts import Json, Target, age, label, name_of, ray_pods, spoken, undeleted_worker_pods
 from wan22_doctor.findings import Finding, Result, failed, ok, warning
 
 YOUNG_SECONDS = 120
-"""A container may be created, and an image pulled, this long before it counts as a fault."""
+"""How long creating a container and pulling its image may take before that counts as a fault."""
 RECENT_SECONDS = 900
-"""A restart this long ago is still news."""
+"""How long after a restart it is reported."""
 UNREADY_SECONDS = 60
+"""How long a pod may run without being Ready, or exist after its deletion."""
 
 _WAITING = {
     "ImagePullBackOff": "correct the image (image.repository, image.tag) or give imagePullSecrets",
     "ErrImagePull": "correct the image (image.repository, image.tag) or give imagePullSecrets",
     "ErrImageNeverPull": "the node has no such image, and pullPolicy is Never: load it, or change image.pullPolicy",
     "InvalidImageName": "correct the image (image.repository, image.tag)",
-    "CrashLoopBackOff": "read its last words: kubectl logs --previous {pod}",
-    "CreateContainerConfigError": "a Secret or ConfigMap that it names is missing: create it",
+    "CrashLoopBackOff": "read the end of its log: kubectl logs --previous {pod}",
+    "CreateContainerConfigError": "a Secret or ConfigMap that the message names is missing: create it",
     "CreateContainerError": "kubectl describe pod {pod}",
     "RunContainerError": "kubectl describe pod {pod}",
 }
+# A word of the scheduler's message, and the remedy.
 _UNSCHEDULABLE = (
     ("gpu", "add nodes with free GPUs, or lower totalWorkers, gangs or gpusPerWorker"),
     ("cpu", "add nodes, or lower worker.resources.requests and limits"),
@@ -37,13 +39,13 @@ _UNSCHEDULABLE = (
 
 
 def ray(target: Target, pods: tuple[Json, ...], now: datetime.datetime) -> Iterator[Finding]:
-    """Judge every pod of the Ray clusters, and whether there are as many as asked for."""
+    """Judge every pod of the RayClusters, and whether all worker pods exist."""
     own = ray_pods(target, pods)
     found = [finding for pod in own for finding in judge_pod(pod, now)]
     found += [finding for cluster in target.clusters for finding in _counted(cluster, own)]
     yield from found
     if not found:
-        heads = sum(label(pod, "ray.io/node-type") == "head" for pod in own)
+        heads = sum(label(pod, names.NODE_TYPE_LABEL) == "head" for pod in own)
         text = f"{heads} head and {len(own) - heads} worker pods Ready, none restarted"
         yield ok(text) if own else failed("there is no pod", "see the events, and whether KubeRay's operator runs")
 
@@ -56,7 +58,7 @@ def _counted(cluster: Json, pods: list[Json]) -> Iterator[Finding]:
             f"name the group of the GPU pods {names.WORKER_GROUP}",
         )
         return
-    have, want = len(worker_pods(pods, name_of(cluster))), group.replicas or 0
+    have, want = len(undeleted_worker_pods(pods, name_of(cluster))), group.replicas or 0
     if have < want:
         yield failed(
             f"RayCluster {name_of(cluster)} has {have} of {want} worker pods",
@@ -65,13 +67,13 @@ def _counted(cluster: Json, pods: list[Json]) -> Iterator[Finding]:
 
 
 def judge_pod(pod: Json, now: datetime.datetime) -> Iterator[Finding]:
-    """Judge one pod; nothing is said of one that is well."""
+    """Judge one pod; a healthy one yields nothing."""
     status, name = pod.get("status") or {}, name_of(pod)
     if deleted := pod["metadata"].get("deletionTimestamp"):
         late = age(deleted, now)
         if late > UNREADY_SECONDS:
             remedy = f"see its node; kubectl delete pod {name} --force if the node is gone"
-            yield warning(f"pod {name} should be gone since {spoken(late)}", remedy)
+            yield warning(f"pod {name} should have been gone for {spoken(late)}", remedy)
         return
     if status.get("phase") == "Failed":
         why = f"{status.get('reason', '')} {status.get('message', '')}".strip() or "no reason given"
@@ -89,9 +91,9 @@ def judge_pod(pod: Json, now: datetime.datetime) -> Iterator[Finding]:
     if not any(one.result == Result.FAILED for one in found) and ready.get("status") != "True":
         since = age(ready.get("lastTransitionTime") or status.get("startTime"), now)
         if status.get("phase") == "Running":
-            say = failed if since > UNREADY_SECONDS else warning
+            report = failed if since > UNREADY_SECONDS else warning
             why = f": {ready['message']}" if ready.get("message") else ""
-            yield say(
+            yield report(
                 f"pod {name} runs but is not Ready for {spoken(since)}{why}",
                 "each pod needs Ray and an APIEntrypoint: see the checks of Ray and Serve; "
                 f"kubectl describe pod {name}",
@@ -124,19 +126,19 @@ def _container(pod: Json, one: dict[str, Any], now: datetime.datetime) -> Iterat
         limit = _limits(pod, one["name"]).get("memory", "no limit")
         yield failed(
             f"pod {name}: {one['name']} was OOMKilled (memory limit {limit}, {restarts} restarts)",
-            "raise its memory limit (head.resources or worker.resources), or ask for less",
+            "raise its memory limit (head.resources or worker.resources), or request smaller videos",
         )
     elif waiting and waiting.get("reason") in _WAITING:
-        reason = waiting["reason"]
+        reason, message = waiting["reason"], str(waiting.get("message", "")).partition("\n")[0]
         died = f"; last exit {last.get('exitCode')} {last.get('reason', '')}" if last else ""
         yield failed(
-            f"pod {name}: {one['name']}: {reason}: {_first_line(waiting.get('message', ''))}{died}",
+            f"pod {name}: {one['name']}: {reason}: {message}{died}",
             _WAITING[reason].format(pod=name),
         )
     elif waiting:
         since = age(pod["metadata"].get("creationTimestamp"), now)
-        say = failed if since > YOUNG_SECONDS and waiting.get("reason") != "PodInitializing" else warning
-        yield say(
+        report = failed if since > YOUNG_SECONDS and waiting.get("reason") != "PodInitializing" else warning
+        yield report(
             f"pod {name}: {one['name']} is {waiting.get('reason')} for {spoken(since)}", f"kubectl describe pod {name}"
         )
     elif ended and ended.get("exitCode"):
@@ -161,7 +163,3 @@ def _limits(pod: Json, container: str) -> dict[str, str]:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
-
-
-def _first_line(text: str) -> str:
-    return (text.splitlines() or [""])[0]

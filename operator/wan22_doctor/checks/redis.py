@@ -1,4 +1,4 @@
-"""Redis, which holds the tasks: reached from the pods as the app reaches it, and kept on disk."""
+"""The checks of Redis, which holds the tasks: that the pods reach it as the app does, and that it keeps its data."""
 
 import datetime
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from wan22_doctor.checks.pods import judge_pod
 from wan22_doctor.facts import Json, label
 from wan22_doctor.findings import Finding, NotSeen, Seen, failed, ok, skipped, warning
 
+# A part of the error, and the remedy.
 _HINTS = (
     ("WRONGPASS", "the pods' REDIS_PASSWORD is not the server's: see redis.existingSecret and redis.passwordKey"),
     ("NOAUTH", "it asks for a password: set redis.existingSecret"),
@@ -36,7 +37,7 @@ def reach(
             problems.append(failed(text, _hint(answer["redis"]["error"])))
     yield from problems
     if not problems and isinstance(head, NotSeen):
-        # Without Redis, Ray's head does not live: what the workers see of it may be all that there is.
+        # Ray's head does not live without Redis, so the workers' answers above may be the only ones.
         yield skipped(head.why)
     elif not problems and found:
         looked = sum(not isinstance(answer, NotSeen) for answer in seen.values())
@@ -56,7 +57,7 @@ def _hint(error: str) -> str:
 
 
 def persistence(head: Json) -> Iterator[Finding]:
-    """Judge whether tasks outlive a restart of Redis, and whether it may drop them."""
+    """Judge whether tasks survive a restart of Redis, and whether Redis may evict them."""
     found = head["redis"]
     if "error" in found:
         yield skipped("Redis does not answer")
@@ -69,8 +70,8 @@ def persistence(head: Json) -> Iterator[Finding]:
     text = f"appendonly {config.get('appendonly')}, appendfsync {config.get('appendfsync')}, maxmemory-policy {policy}"
     problems = []
     if policy != "noeviction":
-        say = failed if limit else warning
-        problems.append(say(f"{text}, maxmemory {limit}: it may drop tasks", "set maxmemory-policy noeviction"))
+        report = failed if limit else warning
+        problems.append(report(f"{text}, maxmemory {limit}: it may drop tasks", "set maxmemory-policy noeviction"))
     if config.get("appendonly") != "yes":
         problems.append(
             warning(f"{text}: a restart of Redis loses tasks", "set appendonly yes, and appendfsync always or everysec")

@@ -1,4 +1,4 @@
-"""One small task through the Service that clients call."""
+"""The check of one small task, sent through the Service that clients call."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ from wan22_doctor.findings import Finding, failed, ok, warning
 
 
 def request(found: Json, head: Json) -> Iterator[Finding]:
-    """Judge what became of the task."""
+    """Judge the outcome of the task."""
     task, seconds = found["task_id"], found.get("seconds", 0.0)
     if "refused" in found:
         status = found["refused"] or "no answer"
-        yield failed(f"POST /generate: {status}: {found['message']}", _why(found["refused"]))
+        yield failed(f"POST /generate: {status}: {found['message']}", _remedy(found["refused"]))
     elif found["status"] == "succeeded" and "video_error" not in found:
         started = f", started after {found['started_seconds']:.1f} s" if "started_seconds" in found else ""
         again = f", attempt {found['attempt']}" if found.get("attempt", 1) > 1 else ""
@@ -21,11 +21,14 @@ def request(found: Json, head: Json) -> Iterator[Finding]:
             f"{found['submit_seconds'] * 1000:.0f} ms{started}{again})"
         )
     elif found["status"] == "succeeded":
-        yield failed(f"task {task} succeeded, its video does not come: {found['video_error']}", "see the storage")
+        yield failed(
+            f"task {task} succeeded, but its video cannot be downloaded: {found['video_error']}",
+            "see the check of the storage",
+        )
     elif found["status"] in ("failed", "cancelled"):
         error = found.get("error") or {}
         text = f"task {task} {found['status']} after {seconds:.1f} s: {error.get('code')}: {error.get('message')}"
-        yield failed(text, "correct what it says; the pods' logs have the details")
+        yield failed(text, "correct what the message says; the pods' logs have the details")
     else:
         yield _not_ended(found, head)
 
@@ -35,7 +38,7 @@ def _not_ended(found: Json, head: Json) -> Finding:
     text = f"task {task} is {found['status']} after {seconds:.0f} s and was cancelled"
     if found["status"] == "running":
         done = f"step {progress.get('step')} of {progress.get('steps')}"
-        return warning(f"{text} ({done})", "a large model may need longer: --timeout")
+        return warning(f"{text} ({done})", "a large model may need more time: --timeout")
     busy = [gang for gang in reported(head) or [] if gang.get("task_id")]
     if busy:
         return warning(f"{text}: {len(busy)} gang(s) were busy with other tasks", "try again later, or --timeout")
@@ -45,9 +48,9 @@ def _not_ended(found: Json, head: Json) -> Finding:
     )
 
 
-def _why(status: int) -> str:
+def _remedy(status: int) -> str:
     return {
-        422: "the request of the doctor does not fit this model; use --no-request",
-        429: "the queue is full: more gangs, or app.maxQueuedTasks",
+        422: "this model does not accept the doctor's request; use --no-request",
+        429: "the queue is full: raise the number of gangs or app.maxQueuedTasks",
         503: "see the check of Redis",
     }.get(status, "see the checks of the API and Serve")

@@ -1,4 +1,4 @@
-"""Ray's nodes, Serve's applications and the app's own answer, as the head pod sees them."""
+"""The checks of Ray's nodes, Serve's applications and the app, as the head pod sees them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,11 +9,11 @@ from serve_config.counts import API, GENERATOR
 from wan22_doctor.facts import Json, Target, short
 from wan22_doctor.findings import Finding, NotSeen, Seen, failed, ok, warning
 
-_GOING = ("DEPLOYING", "UPDATING", "UPSCALING", "DOWNSCALING", "NOT_STARTED", "DELETING")
+_CHANGING = ("DEPLOYING", "UPDATING", "UPSCALING", "DOWNSCALING", "NOT_STARTED", "DELETING")
 
 
 def ray(target: Target, head: Json) -> Iterator[Finding]:
-    """Judge Ray's nodes and what waits for room on them."""
+    """Judge Ray's nodes, and the placement groups that do not fit on them."""
     rows = rows_of(head["nodes"])
     if rows is None:
         yield unanswered(head["nodes"], "the dashboard")
@@ -27,7 +27,7 @@ def ray(target: Target, head: Json) -> Iterator[Finding]:
         problems.append(
             failed(
                 f"{len(workers)} of {wanted} worker pods have joined Ray",
-                "see the pods; their log says why: kubectl logs -l ray.io/node-type=worker --tail 20",
+                "see the pods; their logs have the reason: kubectl logs -l ray.io/node-type=worker --tail 20",
             )
         )
     for row in workers:
@@ -42,7 +42,10 @@ def ray(target: Target, head: Json) -> Iterator[Finding]:
     for row in rows_of(head["waiting"]) or []:
         bundles = ", ".join(str(bundle.get("unit_resources")) for bundle in row.get("bundles") or ())
         problems.append(
-            warning(f"a rank waits for room: placement group of {bundles}", "more worker pods, or fewer ranks")
+            warning(
+                f"a rank waits for room: placement group of {bundles}",
+                "add more worker pods, or lower the number of ranks",
+            )
         )
     yield from problems
     if not problems:
@@ -62,7 +65,7 @@ def serve(head: Json, serve_config: Seen[str]) -> Iterator[Finding]:
     if not applications:
         yield failed(
             "Serve has no application",
-            "see the events for what the dashboard said to serveConfigV2; by hand, in the head pod: "
+            "see the events for the dashboard's answer to serveConfigV2; to deploy by hand, in the head pod: "
             f"serve run --name {APPLICATION} app.serve_app:app",
         )
         return
@@ -82,15 +85,17 @@ def serve(head: Json, serve_config: Seen[str]) -> Iterator[Finding]:
 def _application(name: str, details: Json) -> Iterator[Finding]:
     status, message = details.get("status"), short(details.get("message", ""))
     deployments = details.get("deployments") or {}
-    bad = {key: one for key, one in deployments.items() if one.get("status") not in ("HEALTHY", *_GOING)}
-    going = {key: one for key, one in deployments.items() if one.get("status") in _GOING}
-    for key, one in (bad or going).items():
+    bad = {key: one for key, one in deployments.items() if one.get("status") not in ("HEALTHY", *_CHANGING)}
+    changing = {key: one for key, one in deployments.items() if one.get("status") in _CHANGING}
+    for key, one in (bad or changing).items():
         text = f"{name}: {key} is {one.get('status')}: {short(one.get('message', ''))}".rstrip(": ")
-        yield (failed if bad else warning)(text, "kubectl logs of the pod that it names, or the dashboard's Serve page")
-    if status in _GOING and not bad and not going:
+        yield (failed if bad else warning)(
+            text, "see kubectl logs of the pod that the message names, or the dashboard's Serve page"
+        )
+    if status in _CHANGING and not bad and not changing:
         yield warning(f"{name} is {status}: {message}".rstrip(": "), "")
-    elif status not in ("RUNNING", *_GOING) and not bad:
-        remedy = "correct what it says; after DEPLOY_FAILED Serve tries again only when serveConfigV2 changes"
+    elif status not in ("RUNNING", *_CHANGING) and not bad:
+        remedy = "correct what the message says; after DEPLOY_FAILED Serve tries again only when serveConfigV2 changes"
         yield failed(f"{name} is {status}: {message}".rstrip(": "), remedy)
 
 
@@ -113,7 +118,7 @@ def _newest(details: Json, serve_config: str) -> Iterator[Finding]:
         yield failed(
             "Serve has another configuration than serveConfigV2 (total_workers, gangs, APIEntrypoints): "
             f"{_listed(has)}, not {_listed(wants)}",
-            "KubeRay gives it to Serve: see the events and whether KubeRay's operator runs",
+            "KubeRay sends it to Serve: see the events and whether KubeRay's operator runs",
         )
 
 
@@ -131,7 +136,7 @@ def _states(name: str, details: Json) -> str:
 
 
 def api(target: Target, head: Json, endpoints: Seen[int]) -> Iterator[Finding]:
-    """Judge the way to the app: the Service that clients call, its pods, and the app's /readyz."""
+    """Judge the Service that clients call, the pods behind it, and the app's /readyz."""
     found, service = head["readyz"], target.api_service
     if endpoints == 0:
         yield failed(
@@ -148,27 +153,27 @@ def api(target: Target, head: Json, endpoints: Seen[int]) -> Iterator[Finding]:
     if body.get("ready"):
         yield ok(f"{text}: ready")
     else:
-        yield failed(f"{text}: not ready: {body.get('message')}", _why_not(str(body.get("message"))))
+        yield failed(f"{text}: not ready: {body.get('message')}", _remedy(str(body.get("message"))))
 
 
-def _why_not(message: str) -> str:
+def _remedy(message: str) -> str:
     return "see the check of Redis" if "Redis" in message else "see the checks of gangs and Serve"
 
 
 def unanswered(found: Json, what: str) -> Finding:
-    """Return the finding for a question to the head pod that was not answered as it should."""
+    """Return the finding for a request from the head pod that failed or had an unexpected answer."""
     if "error" in found:
         return failed(f"{what} does not answer: {found['error']}", f"tried {found['url']} in the head pod; see its log")
     if found.get("status") == 401 or found.get("status") == 403:
         return failed(
             f"{what} answered {found['status']}: the head pod's token is not the one that Ray runs with",
-            "after the Secret of ray.auth changed, have the pods made anew",
+            "after a change of the Secret of ray.auth, delete the pods, so that KubeRay makes new ones",
         )
     return failed(f"{what} answered {found.get('status')}: {short(str(found.get('body')))}", f"see {found['url']}")
 
 
 def rows_of(found: Json) -> list[Json] | None:
-    """Return the rows of an answer of Ray's state API; None where it is none."""
+    """Return the rows of an answer of Ray's state API; None if the answer is something else."""
     try:
         rows = found["body"]["data"]["result"]["result"]
     except (KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""The model that the pods load, and the place where videos go."""
+"""The checks of the model that the pods load, and of the storage of videos."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,6 +8,7 @@ from wan22_doctor.facts import Json, Target, app_args, name_of, ray_pods, sized
 from wan22_doctor.findings import Finding, NotSeen, Seen, failed, ok, warning
 
 LEAST_FREE = 10**9
+"""Bytes of free space below which the storage is reported."""
 
 
 def model(serve_config: Seen[str], workers: Mapping[str, Seen[Json]]) -> Iterator[Finding]:
@@ -39,8 +40,8 @@ def _folder(pod: str, folder: Json, serve_heads: int | None) -> Iterator[Finding
     elif folder["broken"]:
         listed = ", ".join(folder["broken"][:3])
         yield failed(
-            f"pod {pod}: {folder['path']}: empty, unreadable or only pointers of Git LFS: {listed}",
-            "fetch the files themselves (git lfs pull), readable for the pods' user",
+            f"pod {pod}: {folder['path']}: empty, unreadable or mere pointers of Git LFS: {listed}",
+            "fetch the files themselves (git lfs pull), and make them readable for the pods' user",
         )
     elif serve_heads not in (None, folder["heads"]):
         yield failed(
@@ -50,7 +51,7 @@ def _folder(pod: str, folder: Json, serve_heads: int | None) -> Iterator[Finding
 
 
 def storage(target: Target, pods: tuple[Json, ...], workers: Mapping[str, Seen[Json]]) -> Iterator[Finding]:
-    """Judge whether every worker pod can write where videos go, and whether they all see the same files."""
+    """Judge whether every worker pod can write to the storage of videos, and whether all pods share it."""
     found = {pod: answer["storage"] for pod, answer in workers.items() if not isinstance(answer, NotSeen)}
     problems = []
     for pod, one in found.items():
@@ -58,7 +59,9 @@ def storage(target: Target, pods: tuple[Json, ...], workers: Mapping[str, Seen[J
             problems.append(failed(f"pod {pod}: {one['uri']}: {one['error']}", _hint(one)))
         elif one.get("free", LEAST_FREE) < LEAST_FREE:
             problems.append(
-                warning(f"pod {pod}: {one['uri']} has {sized(one['free'])} left", "make room, or a larger volume")
+                warning(
+                    f"pod {pod}: {one['uri']} has {sized(one['free'])} left", "delete videos, or enlarge the volume"
+                )
             )
     own = [pod for pod in ray_pods(target, pods) if name_of(pod) in found]
     if not problems and len(own) > 1:
@@ -76,14 +79,14 @@ def _hint(one: Json) -> str:
     if "Permission" in error or "Read-only" in error:
         return "the pods' user must own the volume: podSecurityContext.fsGroup, or the volume's access mode"
     if "No space" in error:
-        return "make room, or give the claim a larger size (storage.persistence.size)"
+        return "delete videos, or enlarge the claim (storage.persistence.size)"
     if str(one["uri"]).startswith("file:"):
         return "see storage.uri and storage.mountPath"
     return "see storage.uri, and the credentials in storage.existingSecret"
 
 
 def _shared(pod: Json, one: Json) -> Iterator[Finding]:
-    """A file:// place that each pod has for itself hides a video from the other pods' APIEntrypoints."""
+    """Report a file:// storage that each pod has for itself: the other pods' APIEntrypoints do not find its videos."""
     uri = urlsplit(str(one["uri"]))
     if uri.scheme != "file":
         return
@@ -91,13 +94,13 @@ def _shared(pod: Json, one: Json) -> Iterator[Finding]:
     if volume is None or "emptyDir" in volume:
         kind = "an emptyDir" if volume else "the container's own disk"
         yield failed(
-            f"{one['uri']} is {kind} of each pod: a video is found only through the pod that made it, and dies with it",
+            f"{one['uri']} is {kind} of each pod: a video is found only through its own pod, and is lost with that pod",
             "set storage.persistence.enabled, or a storage.uri such as s3://bucket/videos",
         )
 
 
 def volume_of(pod: Json, path: str) -> dict[str, Any] | None:
-    """Return the volume that a path of a pod's first container lies in; None where it lies in none."""
+    """Return the volume that holds a path of a pod's first container; None if no volume does."""
     spec = pod["spec"]
     mounts = sorted(spec["containers"][0].get("volumeMounts") or (), key=lambda one: -len(one["mountPath"]))
     volumes = {one["name"]: one for one in spec.get("volumes") or ()}

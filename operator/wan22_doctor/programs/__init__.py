@@ -1,4 +1,4 @@
-"""Programs that the doctor runs inside pods: each is one file whose ``main`` returns what it found.
+"""Programs that the doctor runs in pods: each is one file whose ``main`` returns what it found, and judges nothing.
 
-They arrive as text and need nothing of this package in the pod. Each says what it found and judges nothing.
+They are sent as text, so the pod needs nothing of this package.
 """

@@ -1,4 +1,4 @@
-"""In the head pod: import what serveConfigV2 names and build it, as Serve does."""
+"""In the head pod: import the application that serveConfigV2 names and build it, as Serve does."""
 
 import importlib
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def main(text: str) -> dict[str, Any]:
-    """Return what is wrong with the applications of a serveConfigV2, in this image."""
+    """Return the problems of the applications of a serveConfigV2 in this image, and whether they were built."""
     sys.path.insert(0, os.getcwd())
     try:
         from serve_config.imports import import_problems
@@ -18,7 +18,7 @@ def main(text: str) -> dict[str, Any]:
 
 
 def _imported(text: str) -> list[str]:
-    """In an image without this project's serve_config: import the paths, and build nothing."""
+    """Import the paths without building anything, for an image that lacks this project's serve_config."""
     import yaml
 
     problems = []

@@ -1,4 +1,4 @@
-"""In the head pod: what Ray's dashboard, Serve, the app and Redis answer from there."""
+"""In the head pod: ask Ray's dashboard, Serve, the app and Redis."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-# Imported before the threads: of two that import at once, one may find a package that the other has half read.
+# Imported before the threads start: of two concurrent imports, one may find a package half loaded by the other.
 try:
     import redis
 
@@ -23,7 +23,7 @@ PENDING = "/api/v0/placement_groups?limit=100&detail=true&filter_keys=state&filt
 
 
 def main(service: str, dashboard: str = "http://127.0.0.1:8265", seconds: float = 6) -> dict[str, Any]:
-    """Ask everything at once. ``service`` is the URL at which clients reach the app."""
+    """Ask everything concurrently and return the answers by name. ``service`` is the URL of the app for clients."""
     token = _token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     asks = {
@@ -53,9 +53,9 @@ def _token() -> str:
 
 
 def _ask(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
-    """Return status, body and seconds of an answer, or the error that came instead."""
+    """Return status, body and seconds of an answer; the error if there was none."""
     began = time.monotonic()
-    # A pod may have a proxy for the world outside; its own neighbours are not behind it.
+    # A pod may have a proxy for the internet; services of its own cluster are not behind it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=seconds) as reply:
@@ -72,7 +72,7 @@ def _ask(url: str, headers: dict[str, str], seconds: float) -> dict[str, Any]:
 
 
 def _redis(seconds: float) -> dict[str, Any]:
-    """Use Redis by the app's own settings: a ping, a write that goes away by itself, and its configuration."""
+    """Use Redis by the app's own settings: a ping, a write of a key that expires, and the server's configuration."""
     if not_in_the_image:
         return {"error": not_in_the_image, "server": "?"}
     try:

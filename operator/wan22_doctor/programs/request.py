@@ -1,4 +1,4 @@
-"""In the head pod: one small task through the Service that clients call, from the submit to its video."""
+"""In the head pod: run one small task through the Service that clients call, and download its video."""
 
 import base64
 import json
@@ -14,12 +14,12 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 
 def main(service: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Submit ``body`` and follow it for at most ``seconds``; a task that has not ended then is cancelled."""
+    """Submit ``body`` and wait at most ``seconds`` for its end; then cancel a task that has not ended."""
     began = time.monotonic()
     found: dict[str, Any] = {"task_id": body["task_id"]}
     status, task = _call("POST", f"{service}/generate", body)
     if status == 422 and any(one.get("field") == "image" for one in task.get("error", {}).get("fields", ())):
-        # This model makes videos from a picture only.
+        # This model needs an input image.
         status, task = _call("POST", f"{service}/generate", body | {"image": _picture()})
     found["submit_seconds"] = time.monotonic() - began
     if status != 202:
@@ -43,7 +43,7 @@ def main(service: str, body: dict[str, Any], seconds: float) -> dict[str, Any]:
 
 
 def _call(verb: str, url: str, body: object = None) -> tuple[int, dict[str, Any]]:
-    """Return status and JSON of an answer; status 0 and the error where none came."""
+    """Return status and JSON of an answer; status 0 and the error if there was none."""
     content = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url, content, {"Content-Type": "application/json"}, method=verb)
     try:
@@ -86,7 +86,7 @@ def _video(url: str) -> dict[str, Any]:
     except OSError as error:
         return {"video_error": str(getattr(error, "reason", error))}
     if content[4:8] != b"ftyp":
-        return {"video_error": f"{len(content)} bytes that are no mp4"}
+        return {"video_error": f"{len(content)} bytes that are not an mp4"}
     return {"video_bytes": len(content)}
 
 

@@ -1,4 +1,4 @@
-"""In a worker pod: its device and libraries, the model, the storage and the way to Redis."""
+"""In a worker pod: examine its device and libraries, the model, the storage and the connection to Redis."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# Imported before the threads: of two that import at once, one may find a package that the other has half read.
+# Imported before the threads start: of two concurrent imports, one may find a package half loaded by the other.
 try:
     import fsspec
 
@@ -23,11 +23,11 @@ else:
 
 LFS = b"version https://git-lfs"
 POINTER_BYTES = 1024
-"""A pointer of Git LFS, which stands for a file that was not fetched, is smaller; a weight file never is."""
+"""A Git LFS pointer, which takes the place of a file that was not fetched, is smaller than this; no weight file is."""
 
 
 def main(device: str, marker: str, seconds: float = 6) -> dict[str, Any]:
-    """Look at what a rank in this pod would use. ``marker`` names the file that is written and deleted."""
+    """Examine what a rank in this pod would use. ``marker`` names the file that is written and deleted."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "torch": lambda: _torch(device),
         "model": _model,
@@ -41,7 +41,7 @@ def main(device: str, marker: str, seconds: float = 6) -> dict[str, Any]:
 
 
 def _in_time(name: str, answer: "Future[dict[str, Any]]", left: float, seconds: float) -> dict[str, Any]:
-    """Return an answer, or that it took too long: an object store that does not answer must not hide the rest."""
+    """Return an answer; if it takes too long, an error, so that an object store that hangs does not hide the rest."""
     try:
         return answer.result(timeout=max(0.0, left))
     except TimeoutError:
@@ -55,7 +55,7 @@ def _in_time(name: str, answer: "Future[dict[str, Any]]", left: float, seconds: 
 
 
 def _torch(device: str) -> dict[str, Any]:
-    """Import torch only where its CUDA matters: it takes seconds, and a CPU pod is judged by what is installed."""
+    """Import torch only if its CUDA matters: that takes seconds, and a CPU pod is judged by the installed packages."""
     found: dict[str, Any] = {"version": _version("torch"), "nccl": _nccl()}
     if device != "cuda":
         return found
@@ -119,7 +119,7 @@ def _cached(name: str) -> bool:
 
 
 def _is_broken(file: Path) -> bool:
-    """Whether a weight file cannot be read, or only stands for one."""
+    """Return True if a weight file cannot be read or is only a Git LFS pointer."""
     try:
         with file.open("rb") as content:
             begin = content.read(POINTER_BYTES)
@@ -129,7 +129,7 @@ def _is_broken(file: Path) -> bool:
 
 
 def _storage(marker: str) -> dict[str, Any]:
-    """Write, read and delete one small file where videos go."""
+    """Write, read and delete one small file in the storage of videos."""
     if not_in_the_image:
         return {"uri": os.environ.get("STORAGE_URI", ""), "error": not_in_the_image}
     try:
@@ -149,7 +149,7 @@ def _storage(marker: str) -> dict[str, Any]:
         return {"uri": uri, "error": f"{type(error).__name__}: {error}"}
     found: dict[str, Any] = {"uri": uri, "seconds": time.monotonic() - began}
     if content != b"wan22":
-        found["error"] = f"what was written was read back as {content!r}"
+        found["error"] = f"wrote b'wan22', read {content!r}"
     if "file" in filesystem.protocol:
         room = os.statvfs(root)
         found |= {"free": room.f_bavail * room.f_frsize, "root": root}
@@ -157,7 +157,7 @@ def _storage(marker: str) -> dict[str, Any]:
 
 
 def _redis(seconds: float) -> dict[str, Any]:
-    """Open a connection to Redis; whether it takes a password and writes is seen from the head pod."""
+    """Open a connection to Redis; the head pod checks its password and writes."""
     url = urlsplit(os.environ.get("REDIS_URL", ""))
     host = url.hostname or os.environ.get("REDIS_HOST", "")
     port = url.port or int(os.environ.get("REDIS_PORT") or 6379)

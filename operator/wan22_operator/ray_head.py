@@ -1,4 +1,4 @@
-"""What a running cluster says about itself: its gangs (the app's /readyz), Ray's nodes and Serve (the dashboard)."""
+"""Requests to the head of a RayCluster: the app's /readyz for its gangs, the dashboard for Ray's nodes and Serve."""
 
 import base64
 import json
@@ -9,19 +9,20 @@ import aiohttp
 
 from wan22_operator import constants as names
 from wan22_operator.kube import Kube
+from wan22_operator.observed import Gang
 from wan22_operator.snapshots import Snapshot
-from wan22_operator.steps import Gang
 
 TIMEOUT = aiohttp.ClientTimeout(total=4, connect=2)
 TOKEN_SECONDS = 60
+"""How long a token that was read from its Secret is used."""
 
 
 class NoAnswerError(RuntimeError):
-    """The cluster does not answer, or not as expected."""
+    """The head does not answer, or not as expected."""
 
 
-class Ray:
-    """The head Services of RayClusters."""
+class RayHead:
+    """Asks the heads of RayClusters through their Services."""
 
     def __init__(self, kube: Kube, cluster_domain: str) -> None:
         self._kube = kube
@@ -35,7 +36,7 @@ class Ray:
             await self._session.close()
 
     async def gangs(self, cluster: Snapshot) -> tuple[Gang, ...] | None:
-        """Return what the gangs of this cluster report; None where the app does not answer."""
+        """Return the gangs that the app of this cluster reports; None if the app does not answer."""
         try:
             status, value = await self._ask("GET", cluster, names.SERVE_PORT, "/readyz")
         except NoAnswerError:
@@ -45,7 +46,7 @@ class Ray:
         return tuple(_gang(item) for item in value["gangs"] if isinstance(item, dict))
 
     async def nodes(self, cluster: Snapshot) -> frozenset[str] | None:
-        """Return the IPs of the living Ray worker nodes; None where the dashboard does not answer."""
+        """Return the IPs of the living Ray worker nodes; None if the dashboard does not answer."""
         try:
             status, value = await self._ask("GET", cluster, names.DASHBOARD_PORT, "/api/v0/nodes?limit=10000")
             rows = value["data"]["result"]["result"]
@@ -56,22 +57,22 @@ class Ray:
         return frozenset(row["node_ip"] for row in rows if row["state"] == "ALIVE" and not row["is_head_node"])
 
     async def deployed(self, cluster: Snapshot) -> dict[str, Any]:
-        """Return the configuration of every Serve application that is deployed, by name.
+        """Return the configuration of every deployed Serve application, by name.
 
         Raises:
             NoAnswerError: the dashboard does not answer.
         """
         status, value = await self._ask("GET", cluster, names.DASHBOARD_PORT, "/api/serve/applications/")
         if status != 200 or not isinstance(value, dict):
-            raise NoAnswerError(f"the dashboard answered {status} when asked for the Serve applications")
+            raise NoAnswerError(f"the dashboard answered {status} to the request for the Serve applications")
         applications = value.get("applications") or {}
         return {name: details.get("deployed_app_config") or {} for name, details in applications.items()}
 
     async def deploy(self, cluster: Snapshot, serve_config: object) -> None:
-        """Give Serve its configuration.
+        """Send Serve its configuration.
 
         Raises:
-            NoAnswerError: the dashboard does not answer or refuses it.
+            NoAnswerError: the dashboard does not answer or refuses the configuration.
         """
         path = "/api/serve/applications/"
         status, value = await self._ask("PUT", cluster, names.DASHBOARD_PORT, path, serve_config)
@@ -79,7 +80,7 @@ class Ray:
             raise NoAnswerError(f"the dashboard answered {status} to the Serve configuration: {str(value)[:300]}")
 
     async def _ask(self, verb: str, cluster: Snapshot, port: int, path: str, body: object = None) -> tuple[int, Any]:
-        service = cluster.head_service or f"{cluster.name}-head-svc"
+        service = cluster.head_service
         url = f"http://{service}.{cluster.namespace}.svc.{self._domain}:{port}{path}"
         token = await self._token(cluster) if port == names.DASHBOARD_PORT else ""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -92,7 +93,7 @@ class Ray:
             raise NoAnswerError(f"{service}:{port} does not answer: {error or repr(error)}") from None
 
     async def _token(self, cluster: Snapshot) -> str:
-        """Return Ray's token from its Secret, kept for a minute; empty where the cluster has none."""
+        """Return Ray's token from its Secret; empty if the cluster has none."""
         if not cluster.token_secret:
             return ""
         key = cluster.namespace, cluster.token_secret
@@ -106,13 +107,13 @@ class Ray:
 
 
 def _gang(item: dict[str, Any]) -> Gang:
-    places = {str(node.get("ip")) for node in item.get("nodes") or () if node.get("ranks") or node.get("leader")}
+    addresses = {str(node.get("ip")) for node in item.get("nodes") or () if node.get("ranks") or node.get("leader")}
     return Gang(
         wanted=int(item.get("wanted") or 0),
         have=int(item.get("have") or 0),
         phase=str(item.get("phase") or "unknown"),
         message=str(item.get("message") or ""),
-        places=frozenset(places),
+        addresses=frozenset(addresses),
     )
 
 

@@ -1,13 +1,14 @@
-"""The objects as the watches last showed them, so that a look at one costs no request."""
+"""The objects as the watches last reported them, so that a reconcile does not have to read them."""
 
 from wan22_operator import constants as names
 from wan22_operator.snapshots import Snapshot
 
 Key = tuple[str, str, str]
+"""Kind, namespace and name."""
 
 
-class Store:
-    """Managed RayServices, and all RayClusters that are managed or that a RayService made."""
+class ObjectCache:
+    """Managed RayServices and RayClusters, and the RayClusters that a RayService made."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, Snapshot] = {}
@@ -16,11 +17,11 @@ class Store:
         return len(self._objects)
 
     def get(self, key: Key) -> Snapshot | None:
-        """Return an object, None where it is not known."""
+        """Return an object; None if it is not known."""
         return self._objects.get(key)
 
     def put(self, obj: Snapshot) -> None:
-        """Remember an object, unless a newer state of it is known."""
+        """Remember an object unless a newer state of it is known; forget it if it is no longer the operator's."""
         if not obj.managed and not obj.owner:
             self._objects.pop(obj.key, None)
             return
@@ -28,19 +29,19 @@ class Store:
         if known is None or known.uid != obj.uid or _version(known) <= _version(obj):
             self._objects[obj.key] = obj
 
-    def drop(self, obj: Snapshot) -> None:
-        """Forget an object that is gone."""
+    def remove(self, obj: Snapshot) -> None:
+        """Forget an object that was deleted, but not a newer one of the same name."""
         known = self._objects.get(obj.key)
         if known is not None and known.uid == obj.uid:
             del self._objects[obj.key]
 
-    def to_look_at(self) -> list[Key]:
-        """Return the keys of all objects that are reconciled on their own."""
+    def to_reconcile(self) -> list[Key]:
+        """Return the keys of all objects that are reconciled under their own key."""
         return [obj.key for obj in self._objects.values() if obj.managed and reconciled_as(obj) == obj.key]
 
 
 def reconciled_as(obj: Snapshot) -> Key:
-    """Return the key under which an object is looked at: its own, or that of the RayService it was made for."""
+    """Return the key under which an object is reconciled: its own, or that of the RayService that made it."""
     if obj.kind == names.RAY_CLUSTER and obj.owner:
         return names.RAY_SERVICE, obj.namespace, obj.owner
     return obj.key

@@ -1,0 +1,48 @@
+"""What is observed of a RayCluster: its worker pods, its Ray nodes and its gangs."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A worker pod of the RayCluster."""
+
+    name: str
+    ip: str = ""
+    running: bool = False
+    terminating: bool = False
+
+
+@dataclass(frozen=True)
+class Gang:
+    """What one gang reports about itself."""
+
+    wanted: int
+    """Ranks that its leader has been asked for."""
+    have: int
+    """Ranks that are ready."""
+    phase: str
+    message: str = ""
+    addresses: frozenset[str] = frozenset()
+    """IPs of the Ray nodes that hold one of its ranks or its leader."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The RayCluster that is being sized: the pending one if there is one, otherwise the active one."""
+
+    name: str
+    pods_set: int
+    """Worker pods that the operator has asked for, including those in ``leaving``."""
+    leaving: tuple[str, ...] = ()
+    """Pods named in workersToDelete."""
+    pods: tuple[Pod, ...] = ()
+    nodes: frozenset[str] | None = None
+    """IPs of its living Ray worker nodes; None if Ray does not answer."""
+    gangs: tuple[Gang, ...] | None = None
+    """None if the app does not answer."""
+
+    @property
+    def target(self) -> int:
+        """Worker pods that remain once those in ``leaving`` are gone."""
+        return self.pods_set - len(self.leaving)

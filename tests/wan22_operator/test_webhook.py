@@ -1,0 +1,113 @@
+"""The webhooks' certificate and caBundle, with a stand-in for the API server; nothing listens here."""
+
+import base64
+
+import pytest
+from wan22_operator.certificates import Certificates
+from wan22_operator.kube import ConflictError
+from wan22_operator.settings import Settings
+from wan22_operator.webhook import WebhookServer
+
+from tests.wan22_operator.fake_kube import FakeKube
+
+SECRET = "/api/v1/namespaces/default/secrets/wan22-operator-webhook"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+MUTATING = f"{ADMISSION}/mutatingwebhookconfigurations/wan22-operator"
+VALIDATING = f"{ADMISSION}/validatingwebhookconfigurations/wan22-operator"
+
+
+def chart(*configurations: str) -> FakeKube:
+    """Return what the chart creates: an empty Secret, and configurations of two webhooks without caBundle."""
+    kube = FakeKube({SECRET: {"metadata": {"name": "wan22-operator-webhook"}}})
+    for path in configurations or (MUTATING, VALIDATING):
+        kube.store(path, {"webhooks": [{"name": "a", "clientConfig": {}}, {"name": "b", "clientConfig": {}}]})
+    return kube
+
+
+def bundles(kube: FakeKube, path: str) -> list[str | None]:
+    return [hook["clientConfig"].get("caBundle") for hook in kube.objects[path]["webhooks"]]
+
+
+def authority(kube: FakeKube) -> str:
+    """Return the CA in the Secret, as a caBundle holds it."""
+    certificates = Certificates.from_secret(kube.objects[SECRET].get("data"))
+    assert certificates is not None
+    return base64.b64encode(certificates.ca.encode()).decode()
+
+
+async def prepare(kube: FakeKube) -> WebhookServer:
+    server = WebhookServer(kube, Settings())
+    await server._renew_certificate()
+    return server
+
+
+async def test_every_webhook_of_both_configurations_gets_the_ca() -> None:
+    kube = chart()
+    await (await prepare(kube))._fill_ca_bundle()
+    assert bundles(kube, MUTATING) == bundles(kube, VALIDATING) == [authority(kube)] * 2
+
+
+async def test_what_is_right_is_not_written_again() -> None:
+    kube = chart()
+    server = await prepare(kube)
+    await server._fill_ca_bundle()
+    kube.writes.clear()
+    await server._renew_certificate()
+    await server._fill_ca_bundle()
+    assert kube.writes == []
+
+
+async def test_only_a_webhook_with_another_bundle_is_written() -> None:
+    kube = chart()
+    server = await prepare(kube)
+    await server._fill_ca_bundle()
+    kube.objects[MUTATING]["webhooks"][1]["clientConfig"]["caBundle"] = "b3RoZXI="
+    kube.writes.clear()
+    await server._fill_ca_bundle()
+    ((_, path, patch),) = kube.writes
+    assert path == MUTATING
+    assert [operation["path"] for operation in patch] == [
+        "/metadata/resourceVersion",
+        "/webhooks/1/clientConfig/caBundle",
+    ]
+
+
+async def test_a_missing_configuration_is_named_and_the_other_is_filled(caplog: pytest.LogCaptureFixture) -> None:
+    kube = chart(VALIDATING)
+    await (await prepare(kube))._fill_ca_bundle()
+    assert "mutatingwebhookconfigurations wan22-operator is missing; run helm upgrade" in caplog.text
+    assert bundles(kube, VALIDATING) == [authority(kube)] * 2
+
+
+async def test_a_configuration_that_changes_meanwhile_is_not_overwritten() -> None:
+    kube = chart()
+    server = await prepare(kube)
+    kube.before_write = lambda: kube.store(MUTATING, {"webhooks": []})
+    with pytest.raises(ConflictError):
+        await server._fill_ca_bundle()
+    assert kube.objects[MUTATING]["webhooks"] == []
+
+
+async def test_replicas_share_the_certificate_of_the_fastest() -> None:
+    kube = chart()
+    first = await prepare(kube)
+    second = await prepare(kube)
+    assert first._loaded == second._loaded
+
+
+async def test_a_replica_that_loses_the_race_takes_the_winners_certificate() -> None:
+    kube, winner = chart(), chart()
+    await prepare(winner)
+
+    def other_replica_writes() -> None:
+        kube.before_write = lambda: None
+        kube.store(SECRET, winner.objects[SECRET])
+
+    kube.before_write = other_replica_writes
+    server = await prepare(kube)
+    assert server._loaded == Certificates.from_secret(winner.objects[SECRET]["data"])
+
+
+async def test_a_missing_secret_is_named() -> None:
+    with pytest.raises(LookupError, match="Secret default/wan22-operator-webhook is missing; run helm upgrade"):
+        await prepare(FakeKube())
