@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.config import explain
-from serve_config.check import check
+from serve_config.check import check_serve_config
 from serve_config.manifest import Checked, check_manifest, documents
 from serve_config.resources import Pods
 from serve_config.template import render
@@ -81,7 +81,7 @@ def _check(options: argparse.Namespace, text: str) -> int:
             print(f"{options.check}: no RayService, RayCluster or ConfigMap with serveConfigV2 in it", file=sys.stderr)
             return 2
     else:
-        results = [Checked("serveConfigV2", check(text, pods, with_ray=with_ray), text=text)]
+        results = [Checked("serveConfigV2", check_serve_config(text, pods, with_ray=with_ray), text=text)]
     problems = 0
     for result in results:
         found = result.problems

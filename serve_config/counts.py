@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from app.config import APPLICATION, IMPORT_PATH
-from serve_config.document import Edit, ServeConfigError, apply, compose, get, items, place, scalar
+from serve_config.document import Edit, ServeConfigError, apply, compose, get, items, position, scalar
 
 API = "APIEntrypoint"
 GENERATOR = "VideoGenerator"
@@ -22,7 +22,7 @@ class Counts:
     attention_heads: int | None
 
 
-def counts(text: str) -> Counts:
+def read_counts(text: str) -> Counts:
     """Return the counts in ``text``.
 
     Raises:
@@ -97,7 +97,7 @@ def _set(text: str, mapping: Node | None, key: str, value: object) -> list[Edit]
     for name, node in mapping.value:
         if isinstance(name, ScalarNode) and name.value == key:
             if node.start_mark.index < name.end_mark.index or text[node.start_mark.index] in "&*!":
-                raise ServeConfigError(f"{place(name)}: {key} is an alias, anchor or tag; write its value out")
+                raise ServeConfigError(f"{position(name)}: {key} is an alias, anchor or tag; write its value out")
             if _whole(node) == value:
                 return []
             begin, end = node.start_mark.index, node.end_mark.index

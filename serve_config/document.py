@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 class ServeConfigError(ValueError):
@@ -32,13 +32,13 @@ def compose(text: str) -> Node:
         raise ServeConfigError("the text is empty; write one document with the key applications")
     if len(documents) > 1:
         raise ServeConfigError(
-            f"{place(documents[1])}: a second document starts here, and KubeRay reads only the first; "
+            f"{position(documents[1])}: a second document starts here, and KubeRay reads only the first; "
             "keep one document (list several applications under applications)"
         )
     return documents[0]
 
 
-def place(node: Node) -> str:
+def position(node: Node) -> str:
     """Return ``line L, column C`` of a node, both counted from 1."""
     return f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
 
@@ -49,7 +49,7 @@ def plain(node: Node) -> object:
     try:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ServeConfigError(f"{place(node)}: {str(error).splitlines()[0]}; write a plain value") from None
+        raise ServeConfigError(f"{position(node)}: {str(error).splitlines()[0]}; write a plain value") from None
     finally:
         loader.dispose()
 
@@ -73,7 +73,7 @@ def scalar(node: Node | None) -> object:
     return plain(node) if isinstance(node, ScalarNode) else None
 
 
-def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+def walk(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
     """Yield every node below ``node`` with its path, itself first; an alias is followed once."""
     yield path, node
     if isinstance(node, MappingNode):

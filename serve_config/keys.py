@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from yaml.nodes import MappingNode, Node, SequenceNode
 
-from serve_config.document import Path, place
+from serve_config.document import KeyPath, position
 
 Keys = dict[str, "Keys | None"]
 """Known keys with those below them; None where anything is allowed. A list of mappings is written like one of them."""
@@ -86,7 +86,7 @@ TOP: Keys = dict.fromkeys(["controller_options", "proxy_location", "target_capac
 }
 
 
-def unknown(node: Node, known: Keys | None = TOP, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def unknown(node: Node, known: Keys | None = TOP, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     """Yield the path of every key that Ray does not know, with what to write instead."""
     if known is None:
         return
@@ -104,7 +104,7 @@ def unknown(node: Node, known: Keys | None = TOP, path: Path = ()) -> Iterator[t
             yield (*path, key), f"unknown key, which Ray ignores; {remedy}"
 
 
-def repeated(node: Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def repeated(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     """Yield the path of every key that stands twice in its mapping; KubeRay would take the last one silently."""
     if isinstance(node, SequenceNode):
         for index, entry in enumerate(node.value):
@@ -116,7 +116,7 @@ def repeated(node: Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
             if key in seen:
                 yield (
                     (*path, key),
-                    f"stands twice, at {place(seen[key])} and {place(name)}, and parsers keep different ones; "
+                    f"stands twice, at {position(seen[key])} and {position(name)}, and parsers keep different ones; "
                     "remove one",
                 )
             seen[key] = name

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode
 
-from serve_config.check import check
+from serve_config.check import check_serve_config
 from serve_config.document import get, plain, scalar
 from serve_config.problems import Problem
 from serve_config.resources import Pods
@@ -69,7 +69,7 @@ def _text(text: str, name: str, node: Node, value: Node | None, pods: Pods, with
         message = f'missing; write one (python -m serve_config prints it), or set the label {MANAGED}: "true"'
         return Checked(name, [Problem(f"spec.{KEY}", f"{message} where the operator runs, which fills it in")])
     assert isinstance(value, ScalarNode)
-    problems = check(str(value.value), pods, with_ray=with_ray)
+    problems = check_serve_config(str(value.value), pods, with_ray=with_ray)
     mark = value.start_mark
     if value.style in ("|", ">"):
         first = next((line for line in text.splitlines()[mark.line + 1 :] if line.strip()), "")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from yaml.nodes import Node
 
-from serve_config.document import Path, walk
+from serve_config.document import KeyPath, walk
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Problem:
         return replace(self, line=self.line + lines, column=self.column + columns) if self.line else self
 
 
-class Places:
+class Positions:
     """Where the values of a document stand."""
 
     def __init__(self, root: Node) -> None:
@@ -35,7 +35,7 @@ class Places:
     def problem(self, path: Iterable[str | int], message: str) -> Problem:
         """Return a problem at ``path``, or at the nearest value above it that is written."""
         path = tuple(path)
-        near: Path = path
+        near: KeyPath = path
         while near not in self._nodes:
             near = near[:-1]
         mark = self._nodes[near].start_mark

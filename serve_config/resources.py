@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from app.config import IMPORT_PATH, AppArgs, UserConfig
 from app.plan import worker_pods
 from serve_config.counts import API, GENERATOR
-from serve_config.document import Path
+from serve_config.document import KeyPath
 from serve_config.values import pod_problem
 
-Found = Iterator[tuple[Path, str]]
+Found = Iterator[tuple[KeyPath, str]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def misfits(config: dict[str, Any], pods: Pods) -> Found:
     for index, application in enumerate(applications if isinstance(applications, list) else ()):
         if not isinstance(application, dict):
             continue
-        path: Path = ("applications", index)
+        path: KeyPath = ("applications", index)
         deployments = application.get("deployments")
         entries = [one if isinstance(one, dict) else {} for one in deployments] if isinstance(deployments, list) else []
         for number, deployment in enumerate(entries):
@@ -41,7 +41,7 @@ def misfits(config: dict[str, Any], pods: Pods) -> Found:
             yield from _ours(path, application, entries, pods)
 
 
-def _replica(path: Path, deployment: dict[str, Any], pods: Pods) -> Found:
+def _replica(path: KeyPath, deployment: dict[str, Any], pods: Pods) -> Found:
     """One replica has to fit into one pod, and the GPUs of all into all pods."""
     options = deployment.get("ray_actor_options")
     options = options if isinstance(options, dict) else {}
@@ -63,7 +63,7 @@ def _replica(path: Path, deployment: dict[str, Any], pods: Pods) -> Found:
         )
 
 
-def _ours(path: Path, application: dict[str, Any], deployments: list[dict[str, Any]], pods: Pods) -> Found:
+def _ours(path: KeyPath, application: dict[str, Any], deployments: list[dict[str, Any]], pods: Pods) -> Found:
     try:
         args = AppArgs.model_validate(application.get("args") or {})
     except ValidationError:

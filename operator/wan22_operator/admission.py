@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.config import explain
-from serve_config import Pods, ServeValues, check, render, with_counts
+from serve_config import Pods, ServeValues, check_serve_config, render, with_counts
 from wan22_operator import constants as names
 from wan22_operator import desired
 from wan22_operator.desired import Active, BadCountError, Counts
@@ -96,7 +96,7 @@ def validate(new: Snapshot, old: Snapshot | None) -> None:
         except BadCountError as error:
             raise RefusedError(str(error)) from None
     if new.serve_config and (old is None or not old.managed or old.serve_config != new.serve_config):
-        problems = check(new.serve_config, Pods(new.group.cpus, new.group.gpus) if new.group else None)
+        problems = check_serve_config(new.serve_config, Pods(new.group.cpus, new.group.gpus) if new.group else None)
         if problems:
             raise RefusedError("spec.serveConfigV2: " + "; ".join(map(str, problems)))
     if not new.serve_config and new.kind == names.RAY_SERVICE and new.group and _changed(new, old, names.ACTIVE_PODS):

@@ -7,8 +7,7 @@ from functools import lru_cache
 
 from app.plan import MAX_RANKS, NoPlanError, allowed_counts, gang_plan, largest_planned_count, worker_pods
 from serve_config import Counts as FoundCounts
-from serve_config import ServeConfigError
-from serve_config import counts as counts_in
+from serve_config import ServeConfigError, read_counts
 from wan22_operator import constants as names
 from wan22_operator.snapshots import Snapshot
 
@@ -110,7 +109,7 @@ def serve_counts(text: str) -> FoundCounts | None:
     if not text:
         return None
     try:
-        return counts_in(text)
+        return read_counts(text)
     except ServeConfigError:
         return None
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from app.plan import allowed_counts, worker_pods
-from serve_config import ServeValues, check, render
+from serve_config import ServeValues, check_serve_config, render
 from serve_config.manifest import worker_pods as pods_of
 from serve_config.template import TEMPLATE
 from tests.charts.conftest import CHART, CI, Rendered, Template
@@ -79,7 +79,7 @@ def test_serve_config_is_the_same_byte_for_byte(file: Path, template: Template) 
     spec = cluster["spec"].get("rayClusterConfig", cluster["spec"])
     found = pods_of(yaml.compose(yaml.safe_dump(spec), Loader=yaml.SafeLoader))
     assert (found.gpus, found.count) == (values.gpus_per_worker, values.pods)
-    assert check(serve_config(rendered), found, with_ray=True) == []
+    assert check_serve_config(serve_config(rendered), found, with_ray=True) == []
 
 
 def test_chart_ships_the_template_of_serve_config() -> None:

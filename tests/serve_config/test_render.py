@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from app.config import APPLICATION, IMPORT_PATH, AppArgs
 from app.plan import worker_pods
-from serve_config import ServeValues, check, counts, render
+from serve_config import ServeValues, check_serve_config, read_counts, render
 from serve_config.resources import Pods
 from serve_config.template import TEMPLATE
 
@@ -34,7 +34,7 @@ def test_json_yaml_1_1_and_yaml_1_2_read_the_same(values: ServeValues) -> None:
 @pytest.mark.parametrize("values", VALUES)
 def test_rendered_text_has_no_problem(values: ServeValues) -> None:
     pods = Pods(values.worker_cpus, values.gpus_per_worker, values.pods)
-    assert check(render(values), pods, with_ray=True) == []
+    assert check_serve_config(render(values), pods, with_ray=True) == []
 
 
 def test_keys_are_sorted_and_the_layout_is_json_of_two_spaces() -> None:
@@ -67,7 +67,7 @@ def test_a_changed_count_changes_no_args() -> None:
 
 def test_every_worker_pod_gets_one_api_entrypoint() -> None:
     values = ServeValues(total_workers=16, gangs=3, gpus_per_worker=8)
-    found = counts(render(values))
+    found = read_counts(render(values))
     assert (found.total_workers, found.gangs, found.pods) == (16, 3, worker_pods(16, 3, 8))
 
 

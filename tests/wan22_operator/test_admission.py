@@ -9,7 +9,7 @@ from wan22_operator import constants as names
 from wan22_operator.admission import RefusedError
 from wan22_operator.snapshots import Snapshot, read
 
-from serve_config import ServeValues, counts, render
+from serve_config import ServeValues, read_counts, render
 
 Json = dict[str, Any]
 
@@ -57,7 +57,7 @@ def patched(body: Json, old: Json | None = None) -> Json:
 
 
 def seen(body: Json) -> tuple[int | None, int | None, int | None, int]:
-    found = counts(body["spec"]["serveConfigV2"])
+    found = read_counts(body["spec"]["serveConfigV2"])
     group = body["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
     return found.total_workers, found.gangs, found.pods, group["replicas"]
