@@ -1,44 +1,53 @@
-"""What serveConfigV2 is rendered from, checked when it is made: a plan for the ranks, CPUs for everything in a pod."""
+"""The values that serveConfigV2 is rendered from. They check that a plan exists and that a pod holds its share."""
 
 from typing import Self
 
 from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
 
-from app.config import AppArgs, Device, ModelOptions, RankCount
+from app.config import AppArgs, AppOptions, Device, Environment, GangCount, RankCount
 from app.plan import NoPlanError, gang_plan, worker_pods
 
+_OUTSIDE_APP = {
+    "total_workers": "totalWorkers",
+    "gangs": "gangs",
+    "gpus_per_worker": "gpusPerWorker",
+    "worker_cpus": "worker.resources.limits.cpu",
+    "device": "device",
+    "attention_heads": "model.attentionHeads",
+}
 
-class ServeValues(ModelOptions):
-    """The values of one deployment. The chart's values of the same meaning are named in the messages.
 
-    A pod is sized so that APIEntrypoint always fits beside its ranks, wherever Ray puts leaders and whatever the counts
-    are later resized to: a leader never sits where no rank of its own does, so a pod holds at most one per rank.
+def chart_value(field: str) -> str:
+    """Return the chart's value of the same meaning as a field of ``ServeValues``: ``app.stepCache`` for step_cache."""
+    return _OUTSIDE_APP.get(field) or f"app.{to_camel(field)}"
+
+
+class ServeValues(AppOptions):
+    """The values of one deployment. Messages also give the name of the chart's value of the same meaning.
+
+    A pod is sized so that APIEntrypoint always fits next to its ranks, wherever Ray puts leaders and whatever the
+    counts are later resized to: a leader only runs on a pod with ranks of its gang, so a pod holds at most one leader
+    per rank.
     """
 
-    total_workers: RankCount = 2
+    total_workers: RankCount = Environment.model_fields["total_workers"].default
     """Ranks of one gang (totalWorkers)."""
-    gangs: int = Field(1, ge=1, le=1024)
+    gangs: GangCount = AppArgs.model_fields["gangs"].default
     """VideoGenerator replicas (gangs)."""
     gpus_per_worker: int = Field(1, ge=0, le=64)
     """GPUs of a worker pod (gpusPerWorker); 0 for a CPU pod, which holds one rank."""
     worker_cpus: int = Field(8, ge=1)
-    """CPU limit of a worker pod (worker.resources.limits.cpu), which KubeRay makes Ray's CPUs."""
+    """CPU limit of a worker pod (worker.resources.limits.cpu), which KubeRay reports to Ray as the pod's CPUs."""
     device: Device | None = None
-    """What a rank computes on; left out, cuda where a pod has GPUs."""
+    """What ranks compute on; left out, cuda if pods have GPUs, else cpu."""
     attention_heads: int | None = Field(None, ge=1)
-    """Attention heads of the model (model.attentionHeads), where they are known beforehand."""
+    """Attention heads of the model (model.attentionHeads), if they are known beforehand."""
+    # The sizes of a pod are computed in thousandths of a CPU.
     api_cpus: float = Field(AppArgs.model_fields["api_cpus"].default, ge=0.001)
     leader_cpus: float = Field(AppArgs.model_fields["leader_cpus"].default, ge=0.001)
     rank_cpus: float | None = Field(None, ge=0.001)
-    """CPUs of a rank; left out, the app's default beside a GPU, and on CPU what APIEntrypoint and leader leave."""
-    max_queued_tasks: int = Field(AppArgs.model_fields["max_queued_tasks"].default, ge=1)
-    max_task_seconds: float = Field(AppArgs.model_fields["max_task_seconds"].default, gt=0)
-    lease_seconds: float = Field(AppArgs.model_fields["lease_seconds"].default, gt=0)
-    load_timeout_seconds: float = Field(AppArgs.model_fields["load_timeout_seconds"].default, gt=0)
-    step_timeout_seconds: float = Field(AppArgs.model_fields["step_timeout_seconds"].default, gt=0)
-    rank_timeout_seconds: float = Field(AppArgs.model_fields["rank_timeout_seconds"].default, gt=0)
-    resize_timeout_seconds: float = Field(AppArgs.model_fields["resize_timeout_seconds"].default, gt=0)
-    task_ttl_seconds: float = Field(AppArgs.model_fields["task_ttl_seconds"].default, gt=0)
+    """CPUs of a rank; left out, the app's default on a GPU, and on CPU what APIEntrypoint and leader leave."""
 
     @property
     def ranks_per_pod(self) -> int:
@@ -67,8 +76,7 @@ class ServeValues(ModelOptions):
 
     def app_args(self) -> AppArgs:
         """Return the application's ``args``; the counts are not among them, since a changed ``args`` restarts all."""
-        same = AppArgs.model_fields.keys() & type(self).model_fields.keys() - {"total_workers", "gangs"}
-        given = {name: getattr(self, name) for name in same}
+        given = self.model_dump(include=AppArgs.model_fields.keys() - {"total_workers", "gangs"})
         return AppArgs(**given | {"device": self.computed_device, "rank_cpus": self.computed_rank_cpus})
 
     @model_validator(mode="after")

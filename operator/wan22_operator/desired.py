@@ -5,13 +5,13 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from app.config import MAX_GANGS
 from app.plan import MAX_RANKS, NoPlanError, allowed_counts, gang_plan, largest_planned_count, worker_pods
 from serve_config import Counts as FoundCounts
 from serve_config import ServeConfigError, read_counts
 from wan22_operator import constants as names
 from wan22_operator.snapshots import Snapshot
 
-MAX_GANGS = 1024
 DEFAULT_WORKERS = 2
 HEADS_BY_MODEL = ((r"A14B", 40), (r"(^|[^0-9])5B", 24))
 """What a model's path says about its attention heads, where nothing else does."""
