@@ -1,5 +1,6 @@
 """A YAML or JSON text as a tree that still knows where each value stands, so that it can be edited in place."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -98,3 +99,39 @@ def apply(text: str, edits: list[Edit]) -> str:
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.new + text[edit.end :]
     return text
+
+
+def replace_value(text: str, mapping: MappingNode, key: str, value: object) -> Edit:
+    """Return the edit that gives ``key``, which the mapping has, another value; comments after the old one stay.
+
+    Raises:
+        ServeConfigError: the old value is an alias, an anchor or has a tag, so that other places may depend on it.
+    """
+    name, old = next((name, old) for name, old in mapping.value if name.value == key)
+    begin, end = old.start_mark.index, old.end_mark.index
+    # The node of an alias is the one that it points to, further up.
+    if begin < name.end_mark.index or text[begin : begin + 1] in ("&", "*", "!"):
+        raise ServeConfigError(f"{position(name)}: {key} is an alias, anchor or tag; write its value out")
+    written = text[begin:end].rstrip()
+    if not written:
+        return Edit(name.end_mark.index, end, f": {json.dumps(value)}")
+    return Edit(begin, begin + len(written), json.dumps(value))
+
+
+def insert_key(mapping: MappingNode, key: str, value: object) -> Edit:
+    """Return the edit that puts ``key``, which the mapping lacks, in front of its other keys."""
+    if mapping.flow_style:
+        comma = ", " if mapping.value else ""
+        return _insert(mapping.start_mark.index + 1, f"{json.dumps(key)}: {json.dumps(value)}{comma}")
+    return _insert(mapping.start_mark.index, f"{key}: {json.dumps(value)}\n{' ' * mapping.start_mark.column}")
+
+
+def insert_item(sequence: SequenceNode, item: object) -> Edit:
+    """Return the edit that puts ``item`` in front of the other items of a sequence, which has some."""
+    if sequence.flow_style:
+        return _insert(sequence.start_mark.index + 1, f"{json.dumps(item)}, ")
+    return _insert(sequence.start_mark.index, f"- {json.dumps(item)}\n{' ' * sequence.start_mark.column}")
+
+
+def _insert(index: int, new: str) -> Edit:
+    return Edit(index, index, new)

@@ -7,6 +7,7 @@ from pydantic.alias_generators import to_camel
 
 from app.config import AppArgs, AppOptions, Device, Environment, GangCount, RankCount
 from app.plan import NoPlanError, gang_plan, worker_pods
+from serve_config.pod_budget import PodBudget, milli
 
 _OUTSIDE_APP = {
     "total_workers": "totalWorkers",
@@ -67,12 +68,19 @@ class ServeValues(AppOptions):
     @property
     def computed_rank_cpus(self) -> float:
         """The CPUs given for a rank, else those that follow from the pod."""
-        if self.rank_cpus is not None:
-            return self.rank_cpus
-        if self.computed_device == "cuda":
-            return float(AppArgs.model_fields["rank_cpus"].default)
-        free = self.worker_cpus * 1000 - _milli(self.api_cpus)
-        return (free // self.ranks_per_pod - _milli(self.leader_cpus)) / 1000
+        return self.rank_cpus if self.rank_cpus is not None else self.budget.rank / 1000
+
+    @property
+    def budget(self) -> PodBudget:
+        """The CPUs of a worker pod, and what runs in it."""
+        return PodBudget(
+            cpus=milli(self.worker_cpus),
+            ranks=self.ranks_per_pod,
+            device=self.computed_device,
+            api=milli(self.api_cpus),
+            leader=milli(self.leader_cpus),
+            given_rank=None if self.rank_cpus is None else milli(self.rank_cpus),
+        )
 
     def app_args(self) -> AppArgs:
         """Return the application's ``args``; the counts are not among them, since a changed ``args`` restarts all."""
@@ -99,55 +107,6 @@ class ServeValues(AppOptions):
 
     @model_validator(mode="after")
     def _a_pod_holds_its_share(self) -> Self:
-        message = pod_problem(
-            self.worker_cpus,
-            self.ranks_per_pod,
-            self.computed_device,
-            api_cpus=self.api_cpus,
-            leader_cpus=self.leader_cpus,
-            rank_cpus=self.rank_cpus,
-        )
-        if message:
+        if message := self.budget.problem:
             raise ValueError(message)
         return self
-
-
-def pod_problem(
-    worker_cpus: float, ranks: int, device: Device, *, api_cpus: float, leader_cpus: float, rank_cpus: float | None
-) -> str | None:
-    """Return why a worker pod cannot hold its APIEntrypoint, ``ranks`` ranks and their leaders at once, or None.
-
-    On CPU only the reservation keeps further ranks off a pod, so one rank more than planned must not fit.
-    """
-    pod, api, leader = _milli(worker_cpus), _milli(api_cpus), _milli(leader_cpus)
-    default = _milli(AppArgs.model_fields["rank_cpus"].default)
-    least = (ranks + 1) * (api + ranks * leader)
-    if rank_cpus is not None:
-        rank = _milli(rank_cpus)
-    else:
-        rank = default if device == "cuda" else (pod - api) // ranks - leader
-    if device == "cpu" and rank_cpus is None:
-        if (ranks + 1) * rank > pod:
-            return None
-        return (
-            f"worker.resources.limits.cpu (worker_cpus): {worker_cpus:g} CPUs are too few for a CPU worker pod with "
-            f"{ranks} rank(s), APIEntrypoint ({api_cpus:g}) and a leader ({leader_cpus:g}) per rank; "
-            f"set it to {least // 1000 + 1} or more, or lower app.apiCpus or app.leaderCpus"
-        )
-    need = api + ranks * (leader + rank)
-    if need > pod:
-        return (
-            f"worker.resources.limits.cpu (worker_cpus): a worker pod has {worker_cpus:g} CPUs but needs "
-            f"{need / 1000:g}: APIEntrypoint {api_cpus:g} + {ranks} x (leader {leader_cpus:g} + rank {rank / 1000:g}); "
-            f"set it to {-(-need // 1000)} or more, or lower app.apiCpus, app.leaderCpus, app.rankCpus or gpusPerWorker"
-        )
-    if device == "cpu" and (ranks + 1) * rank <= pod:
-        return (
-            f"app.rankCpus (rank_cpus): {rank / 1000:g} lets more than {ranks} rank(s) into a worker pod of "
-            f"{worker_cpus:g} CPUs, where they may leave APIEntrypoint none; leave it out, so that it follows the pod"
-        )
-    return None
-
-
-def _milli(cpus: float) -> int:
-    return round(cpus * 1000)

@@ -198,7 +198,7 @@ def _with_counts(text: str, counts: Counts, pods: int) -> str:
 
 @lru_cache(maxsize=64)
 def _rendered(counts: Counts, group: WorkerGroup, heads: int | None) -> str:
-    given = {} if group.cpus is None else {"worker_cpus": int(group.cpus)}
+    given = {} if group.cpus is None else {"worker_cpus": group.cpus}
     try:
         values = ServeValues(
             total_workers=counts.total_workers,

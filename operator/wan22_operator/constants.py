@@ -1,14 +1,19 @@
-"""Names that the operator shares with the chart, with users and with KubeRay, each spelled once."""
+"""Names that the operator shares with the chart, with users and with KubeRay, each spelled once.
+
+Those that serve_config needs too are its own, since it may not import the operator.
+"""
+
+from serve_config import names
 
 GROUP = "ray.io"
 VERSION = "v1"
 RAY_SERVICE = "RayService"
 RAY_CLUSTER = "RayCluster"
 PLURALS = {RAY_SERVICE: "rayservices", RAY_CLUSTER: "rayclusters"}
-WORKER_GROUP = "gpu-workers"
+WORKER_GROUP = names.WORKER_GROUP
 
-PREFIX = "wan22.dev/"
-MANAGED = f"{PREFIX}managed"
+PREFIX = names.PREFIX
+MANAGED = names.MANAGED
 """Label, "true" on the objects that the operator may touch."""
 
 # What users and the chart ask for.
@@ -18,7 +23,7 @@ DECLARED = f"{PREFIX}declared"
 """The chart's values as JSON; counts where no annotation of the user's stands."""
 SERVE_CONFIG = f"{PREFIX}serve-config"
 """On a RayCluster: name of the ConfigMap whose key ``serveConfigV2`` the operator deploys."""
-SERVE_CONFIG_KEY = "serveConfigV2"
+SERVE_CONFIG_KEY = names.SERVE_CONFIG_KEY
 
 # What the operator writes.
 ADOPTED = f"{PREFIX}adopted"

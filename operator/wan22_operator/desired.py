@@ -9,12 +9,11 @@ from app.config import MAX_GANGS
 from app.plan import MAX_RANKS, NoPlanError, allowed_counts, gang_plan, largest_planned_count, worker_pods
 from serve_config import Counts as FoundCounts
 from serve_config import ServeConfigError, read_counts
+from serve_config.names import heads_of
 from wan22_operator import constants as names
 from wan22_operator.snapshots import Snapshot
 
 DEFAULT_WORKERS = 2
-HEADS_BY_MODEL = ((r"A14B", 40), (r"(^|[^0-9])5B", 24))
-"""What a model's path says about its attention heads, where nothing else does."""
 
 
 class BadCountError(ValueError):
@@ -90,7 +89,7 @@ def attention_heads(obj: Snapshot) -> int | None:
     if written and written.attention_heads:
         return written.attention_heads
     declared = _whole(_json(obj.annotations.get(names.DECLARED)).get("attentionHeads"))
-    return declared or next((heads for hint, heads in HEADS_BY_MODEL if re.search(hint, obj.model_path)), None)
+    return declared or heads_of(obj.model_path)
 
 
 def _largest(room: int, heads: int | None) -> int:

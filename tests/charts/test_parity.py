@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from app.plan import allowed_counts, worker_pods
 from serve_config import ServeValues, check_serve_config, render
-from serve_config.manifest import worker_pods as pods_of
+from serve_config.manifest import read_pod_sizes
+from serve_config.names import heads_of
 from serve_config.values import chart_value
 from tests.charts.conftest import CHART, CI, Rendered, Template
 
@@ -30,12 +31,10 @@ def serve_values(file: Path) -> ServeValues:
     """Return what a values file of the chart means to serve_config."""
     defaults, own = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CHART / "values.yaml", file))
     values = merged(defaults, own)
-    path = values["model"]["path"]
-    known = 40 if "A14B" in path else 24 if "5B" in path else None
     given: dict[str, Any] = {
         field: reduce(getitem, chart_value(field).split("."), values) for field in ServeValues.model_fields
     }
-    given["attention_heads"] = given["attention_heads"] or known
+    given["attention_heads"] = given["attention_heads"] or heads_of(values["model"]["path"])
     # An empty text or null leaves it to the default.
     return ServeValues.model_validate({field: value for field, value in given.items() if value not in ("", None)})
 
@@ -58,7 +57,7 @@ def test_serve_config_is_the_same_byte_for_byte(file: Path, template: Template) 
     assert serve_config(rendered) == render(values)
     (cluster,) = [one for one in rendered.objects if one["kind"] in ("RayService", "RayCluster")]
     spec = cluster["spec"].get("rayClusterConfig", cluster["spec"])
-    found = pods_of(yaml.compose(yaml.safe_dump(spec), Loader=yaml.SafeLoader))
+    found = read_pod_sizes(yaml.compose(yaml.safe_dump(spec), Loader=yaml.SafeLoader))
     assert (found.gpus, found.count) == (values.gpus_per_worker, values.pods)
     assert check_serve_config(serve_config(rendered), found, with_ray=True) == []
 
@@ -113,6 +112,7 @@ def test_worker_pods_are_those_of_the_app(probe: dict[str, Any]) -> None:
     ],
 )
 def test_attention_heads_follow_from_the_model(path: str, heads: int | None, template: Template) -> None:
+    assert heads_of(path) == heads
     (application,) = json.loads(serve_config(template(**{"model.path": path})))["applications"]
     assert application["args"]["attention_heads"] == heads
 
