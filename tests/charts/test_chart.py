@@ -49,6 +49,8 @@ def test_schema_allows_nothing_that_values_do_not_name() -> None:
         ({"totalWorkers": 7}, ["totalWorkers: 7 ranks", "24 attention heads", "use one of 1, 2, 3, 4, 6, 8"]),
         ({"totalWorkers": 3, "model.path": "x-A14B"}, ["totalWorkers: 3 ranks", "40 attention heads"]),
         ({"gpuPerWorker": 1}, ["gpuPerWorker"]),
+        ({"gpuResource": "nvidia.com/gpu.shared"}, ["gpuResource", "nvidia.com/gpu.shared", "renameByDefault"]),
+        ({"gpuResource": "nvidia.com/mig-1g.10gb.me"}, ["gpuResource", "nvidia.com/mig-1g.10gb.me"]),
         ({"image.tagg": "a"}, ["/image", "tagg"]),
         ({"kind": "RayJob"}, ["/kind", "RayService", "RayCluster"]),
         ({"redis.enabled": "false"}, ["redis.external.host: empty", "redis.enabled"]),

@@ -17,7 +17,11 @@ Usage: {{ include "wan22.serveConfig" . }}
 {{- range $key, $value := merge $computed .Values.app -}}
 {{- $text = replace (printf "@{app.%s}@" $key) (toRawJson $value) $text -}}
 {{- end -}}
-{{- $counts := dict "totalWorkers" (int .Values.totalWorkers) "gangs" (int .Values.gangs) "pods" (include "wan22.pods" . | int) -}}
+{{- $counts := dict
+  "totalWorkers" (int .Values.totalWorkers)
+  "gangs" (int .Values.gangs)
+  "pods" (include "wan22.pods" . | int)
+-}}
 {{- range $key, $value := $counts -}}
 {{- $text = replace (printf "@{%s}@" $key) (toRawJson $value) $text -}}
 {{- end -}}

@@ -18,6 +18,10 @@ Usage: {{- include "wan22.validate" . }}
 {{- fail (printf "totalWorkers: %d ranks have no parallel plan for a model with %s attention heads (model.path %s); use one of %s" (int .Values.totalWorkers) $heads .Values.model.path (join ", " $allowed)) -}}
 {{- end -}}
 {{- end -}}
+{{- $resource := .Values.gpuResource -}}
+{{- if and .Values.gpusPerWorker (not (or (hasSuffix "gpu" $resource) (regexMatch "nvidia\\.com/mig-\\d+g\\.\\d+gb$" $resource))) -}}
+{{- fail (printf "gpuResource: KubeRay counts %s as no GPU for Ray, only names that end in gpu and nvidia.com/mig-<N>g.<M>gb; offer the GPUs under such a name (a shared GPU keeps the name nvidia.com/gpu if the device plugin's renameByDefault is false)" $resource) -}}
+{{- end -}}
 {{- if and (eq .Values.device "cuda") (not .Values.gpusPerWorker) -}}
 {{- fail "device: cuda needs a GPU per rank, but gpusPerWorker is 0; set gpusPerWorker to the GPUs of a worker pod, or leave device out" -}}
 {{- end -}}
@@ -42,7 +46,7 @@ Usage: {{- include "wan22.validate" . }}
 {{- fail (printf "worker.resources.limits.cpu: a worker pod has %d CPUs but needs %v: APIEntrypoint %v + %d x (leader %v + rank %v); set it to %d or more, or lower app.apiCpus, app.leaderCpus, app.rankCpus or gpusPerWorker" $cpu (divf $need 1000.0) $app.apiCpus $ranks $app.leaderCpus (divf $rank 1000.0) (div (add $need 999) 1000)) -}}
 {{- end -}}
 {{- if $crowded -}}
-{{- fail (printf "app.rankCpus: %v lets more than %d rank(s) into a worker pod of %d CPUs, where they may leave APIEntrypoint none; leave it out, so that it follows the pod" (divf $rank 1000.0) $ranks $cpu) -}}
+{{- fail (printf "app.rankCpus: %v lets more than %d rank(s) into a worker pod of %d CPUs, so that APIEntrypoint may find none; leave it out, so that it follows the pod" (divf $rank 1000.0) $ranks $cpu) -}}
 {{- end -}}
 {{- end }}
 
