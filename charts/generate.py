@@ -123,7 +123,7 @@ def _object() -> dict[str, Any]:
 
 def table(values: list[Value]) -> str:
     """Return the Markdown table of the values that have a description."""
-    rows = ["| Value | Default | What it is |", "|---|---|---|"]
+    rows = ["| Value | Default | Meaning |", "|---|---|---|"]
     for value in values:
         if value.described:
             default = json.dumps(value.default).replace("|", "\\|")

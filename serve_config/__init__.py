@@ -1,4 +1,4 @@
-"""serveConfigV2: typed values in, one text out; reading, editing and checking anybody's."""
+"""Renders serveConfigV2 from typed values, and reads, edits and checks any other."""
 
 from serve_config.check import check_serve_config
 from serve_config.counts import Counts, read_counts, with_counts

@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serve_config", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--check", metavar="FILE", help="a serveConfigV2, or a manifest that holds one; - reads stdin")
     parser.add_argument("--import", dest="imports", action="store_true", help="with --check: import and build it too")
-    parser.add_argument("--pods", metavar="VALUE", help="with --check: worker pods, unless the manifest says")
+    parser.add_argument("--pods", metavar="VALUE", help="with --check: worker pods; default: those of the manifest")
     values = parser.add_argument_group("values (worker-cpus and gpus-per-worker go with --check too)")
     for name, field in ServeValues.model_fields.items():
         text = "" if field.default is None else f"default: {field.default}"
@@ -100,7 +100,7 @@ def _check(options: argparse.Namespace, text: str, pods: Pods) -> int:
         if not found:
             print(f"{options.check}: {result.name}: {result.note or 'no problem found'}")
     if not with_ray:
-        print("Ray is not installed here, so its own schema was not asked; install the extra app", file=sys.stderr)
+        print("Ray is not installed here, so its schema was not checked; install the extra app", file=sys.stderr)
     return 1 if problems else 0
 
 

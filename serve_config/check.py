@@ -23,11 +23,11 @@ _TWO_READINGS = re.compile(r"(?i:y|n|yes|no|on|off)|[-+]?0[0-7]+|0o[0-7]+|[-+]?\
 
 
 def check_serve_config(text: str, pods: Pods | None = None, *, with_ray: bool = False) -> list[Problem]:
-    """Return what is wrong with a serveConfigV2, in the order of the text.
+    """Return the problems of a serveConfigV2, in the order of its text.
 
     Args:
         text: the text of serveConfigV2, YAML or JSON.
-        pods: the worker pods it is meant for; without, nothing is said about resources.
+        pods: the worker pods that it is meant for; without them, resources are not checked.
         with_ray: ask Ray's own schema too; imports Ray.
     """
     try:
@@ -49,7 +49,7 @@ def check_serve_config(text: str, pods: Pods | None = None, *, with_ray: bool = 
     if pods is not None:
         found += misfits(config, pods)
     if with_ray:
-        # What is reported above already explains itself better.
+        # Problems found above explain themselves better than Ray does.
         found += [(path, message) for path, message in _ray(config) if not any(path == one for one in named)]
     problems = dict.fromkeys(positions.problem(path, message) for path, message in found)
     return sorted(problems, key=lambda problem: (problem.line, problem.column))
@@ -70,7 +70,7 @@ def _kind(node: Node) -> str:
 
 
 def _two_readings(root: Node) -> Found:
-    """Values that YAML 1.1 (KubeRay) and YAML 1.2 parsers read differently."""
+    """Yield values that YAML 1.1 (KubeRay) and YAML 1.2 parsers read differently."""
     for path, node in walk(root):
         if isinstance(node, ScalarNode) and node.style is None and _TWO_READINGS.fullmatch(str(node.value)):
             yield (
@@ -99,7 +99,10 @@ def _applications(config: dict[str, Any]) -> Found:
             value = application.get(key, default)
             if value is not None and seen.setdefault((key, str(value)), index) != index:
                 other = seen[key, str(value)]
-                yield (*path, key), f"{value!r} is that of applications[{other}] too; give each application its own"
+                yield (
+                    (*path, key),
+                    f"{value!r} is used by applications[{other}] too; give each application a separate one",
+                )
         yield from _application(path, application)
 
 
@@ -119,7 +122,7 @@ def _application(path: KeyPath, application: dict[str, Any]) -> Found:
     if not inline and not (is_text and _IMPORT_PATH.fullmatch(import_path)):
         yield (
             (*path, "import_path"),
-            f"found {import_path!r}, need module:variable; write {IMPORT_PATH} or that of a module in the image",
+            f"found {import_path!r}, need module:variable; write {IMPORT_PATH} or the path of a module in the image",
         )
     deployments = application.get("deployments") or []
     if not isinstance(deployments, list):
@@ -131,7 +134,7 @@ def _application(path: KeyPath, application: dict[str, Any]) -> Found:
         if not isinstance(deployment, dict) or not isinstance(deployment.get("name"), str):
             yield where, f"found {deployment!r}, need a mapping with a name"
         elif deployment["name"] in names:
-            yield (*where, "name"), f"{deployment['name']} stands twice; keep one entry per deployment"
+            yield (*where, "name"), f"{deployment['name']} is listed twice; keep one entry per deployment"
         else:
             names.add(deployment["name"])
     if import_path == IMPORT_PATH:

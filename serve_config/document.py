@@ -1,4 +1,4 @@
-"""A YAML or JSON text as a tree that still knows where each value stands, so that it can be edited in place."""
+"""A YAML or JSON text as a tree of nodes that keep their positions, so that the text can be edited in place."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ KeyPath = tuple[str | int, ...]
 
 
 class ServeConfigError(ValueError):
-    """A serveConfigV2 cannot be read or edited; the message names the place and the remedy."""
+    """A serveConfigV2 cannot be read or edited; the message names the position and the remedy."""
 
 
 def compose(text: str) -> Node:
@@ -24,7 +24,7 @@ def compose(text: str) -> Node:
         documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown position"
         why = ", ".join(part for part in (error.context, error.problem) if part)
         raise ServeConfigError(f"{where}: not readable as YAML ({why}); correct the text there") from None
     except yaml.YAMLError as error:
@@ -56,7 +56,7 @@ def plain(node: Node) -> object:
 
 
 def get(node: Node | None, key: str) -> Node | None:
-    """Return the value of ``key`` in a mapping node; None where the node is no mapping or lacks the key."""
+    """Return the value of ``key`` in a mapping node; None if the node is no mapping or lacks the key."""
     if isinstance(node, MappingNode):
         for name, value in node.value:
             if isinstance(name, ScalarNode) and name.value == key:
@@ -65,12 +65,12 @@ def get(node: Node | None, key: str) -> Node | None:
 
 
 def items(node: Node | None) -> list[Node]:
-    """Return the entries of a sequence node; none where the node is no sequence."""
+    """Return the entries of a sequence node; an empty list if it is no sequence."""
     return list(node.value) if isinstance(node, SequenceNode) else []
 
 
 def scalar(node: Node | None) -> object:
-    """Return the value of a scalar node; None where it is absent or no scalar."""
+    """Return the value of a scalar node; None if it is absent or no scalar."""
     return plain(node) if isinstance(node, ScalarNode) else None
 
 
@@ -95,7 +95,7 @@ class Edit:
 
 
 def apply(text: str, edits: list[Edit]) -> str:
-    """Return ``text`` with edits that do not overlap."""
+    """Return ``text`` with all edits made; they must not overlap."""
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.new + text[edit.end :]
     return text

@@ -1,4 +1,4 @@
-"""``--import``: the application is imported and built here, so that a Python error shows before anything is applied."""
+"""``--import`` imports and builds the application here, so that a Python error shows before anything is applied."""
 
 import os
 import sys

@@ -19,7 +19,7 @@ CLUSTERS = {"RayService": ("spec", "rayClusterConfig"), "RayCluster": ("spec",)}
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found in one object of a manifest."""
+    """The result for one object of a manifest."""
 
     name: str
     problems: list[Problem]
@@ -38,7 +38,7 @@ def documents(text: str) -> list[Node]:
 
 
 def check_manifest(text: str, given: Pods, *, with_ray: bool) -> list[Checked]:
-    """Check every serveConfigV2 in a manifest; what ``given`` leaves open follows from its worker group."""
+    """Check every serveConfigV2 in a manifest. A size that ``given`` leaves open is read from the worker group."""
     nodes = documents(text)
     pods = given
     for node in nodes:
@@ -69,7 +69,7 @@ def _text(text: str, name: str, node: Node, value: Node | None, pods: Pods, with
             return Checked(name, [], "has no serveConfigV2; the operator's webhook fills it in at admission")
         message = f'missing; write one (python -m serve_config prints it), or set the label {MANAGED}: "true"'
         return Checked(
-            name, [Problem(f"spec.{SERVE_CONFIG_KEY}", f"{message} where the operator runs, which fills it in")]
+            name, [Problem(f"spec.{SERVE_CONFIG_KEY}", f"{message} if the operator runs, which fills it in")]
         )
     assert isinstance(value, ScalarNode)
     problems = check_serve_config(str(value.value), pods, with_ray=with_ray)

@@ -1,4 +1,4 @@
-"""Inline Python where serveConfigV2 wants an import path: seen, and told what to write instead."""
+"""Detects inline Python in a serveConfigV2 and says to use an import path."""
 
 import re
 from collections.abc import Iterator

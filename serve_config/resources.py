@@ -1,4 +1,4 @@
-"""Whether what serveConfigV2 asks for fits into the worker pods."""
+"""Checks that the resources that a serveConfigV2 asks for fit into the worker pods."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ Found = Iterator[tuple[KeyPath, str]]
 
 @dataclass(frozen=True)
 class Pods:
-    """The worker pods of a cluster; None where it is not known."""
+    """The worker pods of a cluster; None for what is not known."""
 
     cpus: float | None = None
-    """CPU limit of one."""
+    """CPUs that Ray counts on one pod."""
     gpus: int | None = None
-    """GPUs of one."""
+    """GPUs that Ray counts on one pod."""
     count: int | None = None
 
 
 def misfits(config: dict[str, Any], pods: Pods) -> Found:
-    """Yield what in a serveConfigV2 cannot fit into ``pods``."""
+    """Yield a problem for every part of a serveConfigV2 that cannot fit into ``pods``."""
     applications = config.get("applications")
     for index, application in enumerate(applications if isinstance(applications, list) else ()):
         if not isinstance(application, dict):
@@ -42,7 +42,7 @@ def misfits(config: dict[str, Any], pods: Pods) -> Found:
 
 
 def _replica(path: KeyPath, deployment: dict[str, Any], pods: Pods) -> Found:
-    """One replica has to fit into one pod, and the GPUs of all into all pods."""
+    """Yield a problem if one replica does not fit into one pod, or the GPUs of all replicas into all pods."""
     options = deployment.get("ray_actor_options")
     options = options if isinstance(options, dict) else {}
     for key, have, noun in (("num_cpus", pods.cpus, "CPUs"), ("num_gpus", pods.gpus, "GPUs")):

@@ -73,7 +73,7 @@ def test_keys_are_those_that_ray_reads() -> None:
         ("applications: [a]", ["applications[0]", "need a mapping"]),
         (
             "applications:\n- name: a\n  import_path: a:b\n  name: b",
-            ["line 4, column 9", "stands twice", "line 2, column 3"],
+            ["line 4, column 9", "written twice", "line 2, column 3"],
         ),
         ("applications: [{import_path: 'a:b'}]\nproxy_loc: EveryNode", ["line 2", "proxy_loc", "write proxy_location"]),
         ("applications: [{import_path: 'a:b', deploymets: []}]", ["applications[0].deploymets", "write deployments"]),
@@ -103,7 +103,7 @@ def test_keys_are_those_that_ray_reads() -> None:
         ),
         (
             "applications: [{import_path: 'a:b', deployments: [{name: A}, {name: A}]}]",
-            ["deployments[1].name", "A stands twice"],
+            ["deployments[1].name", "A is listed twice"],
         ),
         ("applications: [{import_path: 'a:b', args: {x: yes}}]", ["args.x", "YAML 1.1 and 1.2", "quotes"]),
         ("applications: [{import_path: 'a:b', args: {x: 010}}]", ["args.x", "YAML 1.1 and 1.2"]),

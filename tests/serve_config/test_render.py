@@ -1,6 +1,7 @@
 """The rendered text: what it says, and that every parser reads the same."""
 
 import json
+import math
 
 import pytest
 import yaml
@@ -91,15 +92,29 @@ def test_values_that_cannot_work_name_their_fields(values: dict[str, object], wo
         assert word in str(error.value)
 
 
+def least_cpus(device: str, ranks: int) -> int:
+    """The smallest pod, in whole CPUs, for the defaults: APIEntrypoint, leaders and ranks of 0.25 CPUs each.
+
+    On a GPU everything has to fit. On CPU the ranks share what is left, and one rank more must not fit.
+    """
+    if device == "cuda":
+        return math.ceil(0.25 + ranks * 0.5)
+    return math.floor((ranks + 1) * (0.25 + ranks * 0.25)) + 1
+
+
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 @pytest.mark.parametrize("cpus", range(1, 24))
 def test_api_entrypoint_always_finds_a_cpu(device: str, ranks: int, cpus: int) -> None:
-    """Whatever fits in a pod after it was accepted: the most ranks and leaders leave APIEntrypoint its share."""
-    try:
-        values = ServeValues.model_validate({"device": device, "gpus_per_worker": ranks, "worker_cpus": cpus})
-    except ValidationError:
+    """A pod that is too small is refused by the field to change; in any other, ranks leave APIEntrypoint its share."""
+    given = {"device": device, "gpus_per_worker": ranks, "worker_cpus": cpus}
+    if cpus < least_cpus(device, ranks):
+        with pytest.raises(
+            ValidationError, match=rf"worker\.resources\.limits\.cpu .* set it to {least_cpus(device, ranks)} "
+        ):
+            ServeValues.model_validate(given)
         return
+    values = ServeValues.model_validate(given)
     most = ranks if device == "cuda" else int(cpus / values.computed_rank_cpus)
     used = most * (values.leader_cpus + values.computed_rank_cpus)
     assert most == ranks
