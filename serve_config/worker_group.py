@@ -25,8 +25,8 @@ def is_gpu(resource: str) -> bool:
 def ray_gpus(group: Group) -> int:
     """Return the GPUs that Ray counts on one pod.
 
-    They are the group's ``resources``, else ``num-gpus`` among its rayStartParams, else the limit of the container that
-    runs Ray. KubeRay takes one resource only, the first by name; several are not added up.
+    KubeRay takes them from the group's ``resources``, else from ``num-gpus`` among its rayStartParams, else from the
+    limits of the container that runs Ray: from one resource only, the first by name; several are not added up.
     """
     for name, value in _map(group, "resources").items():
         if is_gpu(str(name).lower()) and (given := _quantity(value)) is not None:
@@ -34,7 +34,7 @@ def ray_gpus(group: Group) -> int:
     params = _map(group, "rayStartParams")
     if "num-gpus" in params:
         return math.ceil(_quantity(params["num-gpus"]) or 0)
-    limits = _map(_resources(group), "limits")
+    limits = _limits(group)
     found = (_quantity(limits[name]) for name in sorted(limits) if is_gpu(name))
     return math.ceil(next((value for value in found if value), 0))
 
@@ -42,7 +42,8 @@ def ray_gpus(group: Group) -> int:
 def ray_cpus(group: Group) -> int | None:
     """Return the CPUs that Ray counts on one pod; None if nothing bounds them, so that Ray counts the node's.
 
-    They are the group's ``resources``, else ``num-cpus``, else the container's limit or request, rounded up.
+    KubeRay takes them from the group's ``resources``, else from ``num-cpus``, else from the container's limit or
+    request, rounded up.
     """
     given = {str(name).lower(): value for name, value in _map(group, "resources").items()}.get("cpu")
     for value in (given, _map(group, "rayStartParams").get("num-cpus")):
@@ -57,12 +58,11 @@ def ray_cpus(group: Group) -> int | None:
 def uncounted_gpus(group: Group) -> list[str]:
     """Return the limits that look like GPUs while Ray counts none, such as nvidia.com/gpu.shared.
 
-    A pod with ``num-gpus`` or ``resources`` is its author's word, and one with counted GPUs may limit more than those.
+    Nothing is returned if the group sets ``num-gpus`` or ``resources`` itself, or if Ray counts other GPUs of the pod.
     """
     if _map(group, "resources") or "num-gpus" in _map(group, "rayStartParams") or ray_gpus(group):
         return []
-    limits = _map(_resources(group), "limits")
-    return [name for name in sorted(limits) if re.search(r"gpu|/mig-", name) and not is_gpu(name)]
+    return [name for name in sorted(_limits(group)) if re.search(r"gpu|/mig-", name) and not is_gpu(name)]
 
 
 def container(group: Group) -> Mapping[str, Any]:
@@ -74,6 +74,10 @@ def container(group: Group) -> Mapping[str, Any]:
 
 def _resources(group: Group) -> Mapping[str, Any]:
     return _map(container(group), "resources")
+
+
+def _limits(group: Group) -> dict[str, Any]:
+    return {str(name): value for name, value in _map(_resources(group), "limits").items()}
 
 
 def _map(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
