@@ -64,7 +64,7 @@ def test_generated_files_are_up_to_date() -> None:
 
 
 def test_a_stale_file_is_named_with_the_command(checkout: Checkout) -> None:
-    checkout.add("charts/wan22-rayservice/values.yaml", "# -- Further environment", "# -- New.\nnewValue: 1\n")
+    checkout.add("charts/wan22-rayservice/values.yaml", "# -- Further environment of head", "# -- New.\nnewValue: 1\n")
     done = checkout.run("charts/generate.py", "--check")
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
