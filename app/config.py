@@ -1,7 +1,7 @@
 """What a user sets: the arguments of the Serve application, its user_config and its environment.
 
-Each is checked when it is made, and each error names the field. No torch and no Ray here: serve_config and the operator
-read the same definitions.
+Each model checks itself on construction, and each error names the field. This module imports neither torch nor Ray:
+serve_config and the operator read the same definitions.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ APPLICATION = "wan22"
 IMPORT_PATH = "app.serve_app:app"
 
 Device = Literal["cuda", "cpu"]
+MAX_GANGS = 1024
 RankCount = Annotated[int, Field(ge=1, le=MAX_RANKS)]
+GangCount = Annotated[int, Field(ge=1, le=MAX_GANGS)]
 
 
 class ConfigError(ValueError):
@@ -32,73 +34,88 @@ class ModelOptions(StrictModel):
     """How ranks run the model; the defaults change nothing of its results but the order of sums."""
 
     attention_backend: str = "auto"
-    """A diffusers attention backend, fa3 or fa4 (FlashAttention-3 and -4), or auto: the fastest of those that run here,
-    by a measurement at load."""
+    """Name of a diffusers attention backend, fa3 or fa4 (FlashAttention-3 and -4), or auto: the fastest backend that
+    runs on this GPU, measured when a rank loads the model."""
     compile_blocks: Literal["auto", "always", "never"] = "auto"
-    """Compile the transformer's blocks (torch.compile): for the model's default size before the gang is ready, for any
-    other when a task first has it; auto: on a GPU."""
+    """Whether the transformer's blocks are compiled (torch.compile): for the model's default size before the gang is
+    ready, for any other size when a task first asks for it. auto compiles on a GPU."""
     offload_weights: Literal["auto", "always", "never"] = "auto"
-    """Keep the weights in the machine's memory, its components on the GPU in turn; auto: where the GPU does
-    not hold them all and the model's default video besides."""
+    """Whether the weights stay in host memory and the pipeline's components are loaded to the GPU one at a time. auto
+    offloads if one GPU cannot hold all weights plus what the model's default video needs."""
     fp8_linear: bool = False
-    """Linear layers in 8-bit floats: faster on Ada, Hopper and later, with some loss of quality."""
+    """Whether linear layers compute in 8-bit floats: faster on Ada, Hopper and later, with some loss of quality."""
     step_cache: Literal["off", "taylorseer"] = "off"
-    """taylorseer: predict most steps from those before instead of computing them, with some loss of quality."""
+    """taylorseer predicts most steps from earlier ones instead of computing them, with some loss of quality."""
     step_cache_interval: int = Field(3, ge=2, le=20)
-    """Of so many steps one is computed."""
+    """Compute one step out of every ``step_cache_interval``; predict the rest."""
     step_cache_warm_up: int = Field(6, ge=2, le=100)
-    """So many steps are computed before the first is predicted, for each expert."""
+    """Steps that each expert computes before the first predicted one."""
 
 
-class AppArgs(ModelOptions):
+class AppOptions(ModelOptions):
+    """The options of one name in ``args``, in ``python -m serve_config`` and, in camelCase, in the chart's ``app``.
+
+    A new option is a field here (or in ``ModelOptions``, if it is about running the model) and a key of ``app`` in the
+    chart's values.yaml; ``python charts/generate.py`` writes everything between.
+    """
+
+    max_queued_tasks: int = Field(1000, ge=1)
+    """Tasks that may wait; the next one is answered 429."""
+    max_task_seconds: float = Field(7200, gt=0)
+    """The longest task. A stopping VideoGenerator gets this long to finish the task that it runs."""
+    lease_seconds: float = Field(15, gt=0)
+    """How long a task stays assigned to its leader without a heartbeat."""
+    step_timeout_seconds: float = Field(600, gt=0)
+    """How long a gang may go without finishing a denoising step; then it counts as hung and is rebuilt.
+
+    This also bounds what happens before and after the steps: text encoding, the first step and compiling a new size
+    together; decoding all frames, encoding the mp4 and the upload together; and the rendezvous of the ranks. So it must
+    be much longer than one step.
+    """
+    load_timeout_seconds: float = Field(3600, gt=0)
+    """How long a rank may take to load the model, the download of a hub id included. The warm-up after it, which
+    compiles the blocks and makes the model's default video once, gets the same time again."""
+    rank_timeout_seconds: float = Field(60, gt=0)
+    """How long a rank's process may leave a call unanswered; then it counts as hung."""
+    resize_timeout_seconds: float = Field(300, gt=0)
+    """How long a resize waits for its GPUs before it is undone and tried again later."""
+    task_ttl_seconds: float = Field(7 * 86400, gt=0)
+    """How long an ended task is kept."""
+
+
+class AppArgs(AppOptions):
     """Arguments of the application builder (``args`` in serveConfigV2, ``key=value`` of ``serve run``).
 
     A change of any of these restarts both deployments, so the worker count of a deployed app is in ``UserConfig``.
     """
 
     total_workers: RankCount | None = None
-    """Ranks of one gang for a plain ``serve run``; ``user_config`` beats it, TOTAL_WORKERS comes after it."""
-    gangs: int = Field(1, ge=1, le=1024)
+    """Ranks of one gang for a plain ``serve run``; ``user_config`` takes precedence, TOTAL_WORKERS is the default."""
+    gangs: GangCount = 1
     """VideoGenerator replicas for a plain ``serve run``."""
     device: Device | None = None
-    """What a rank computes on. The chart renders it from the pods' GPU limits; detected only when left out."""
+    """What ranks compute on. The chart derives it from the pods' GPU limits; left out, it is detected."""
     attention_heads: int | None = Field(None, ge=1)
-    """Attention heads of the model, where they are known beforehand; must then equal the model folder's."""
+    """Attention heads of the model, if they are known beforehand; the model folder must then agree."""
     api_cpus: float = Field(0.25, gt=0)
     """Logical CPUs of an APIEntrypoint replica."""
     leader_cpus: float = Field(0.25, gt=0)
     """Logical CPUs of a VideoGenerator's leader process."""
     rank_cpus: float = Field(0.25, gt=0)
-    """Logical CPUs of a rank, beside its GPU if it has one."""
-    max_queued_tasks: int = Field(1000, ge=1)
-    """Tasks that may wait; the next one is answered 429."""
-    max_task_seconds: float = Field(7200, gt=0)
-    """The longest task. A stopping VideoGenerator is given this long to end the one it runs."""
-    lease_seconds: float = Field(15, gt=0)
-    """How long a task stays its leader's without a heartbeat."""
-    step_timeout_seconds: float = Field(600, gt=0)
-    """How long a gang may take for one denoising step or a rendezvous; then it counts as hung."""
-    load_timeout_seconds: float = Field(3600, gt=0)
-    """How long a rank may take to load the model, the download of a hub id included."""
-    rank_timeout_seconds: float = Field(60, gt=0)
-    """How long a rank's process may leave a question unanswered; then it counts as hung."""
-    resize_timeout_seconds: float = Field(300, gt=0)
-    """How long a resize waits for its GPUs before it is put back and tried again later."""
-    task_ttl_seconds: float = Field(7 * 86400, gt=0)
-    """How long an ended task is kept."""
+    """Logical CPUs of a rank, in addition to its GPU if it has one."""
 
     def model_options(self) -> ModelOptions:
         return ModelOptions(**{name: getattr(self, name) for name in ModelOptions.model_fields})
 
 
 class UserConfig(StrictModel):
-    """``user_config`` of VideoGenerator: the one thing that changes on a live gang."""
+    """``user_config`` of VideoGenerator: the only setting that changes on a live gang."""
 
     total_workers: RankCount
 
 
 class Environment(StrictModel):
-    """What every process of the app reads from its environment."""
+    """The environment variables that every process of the app reads."""
 
     model_path: str | None = Field(None, alias="MODEL_PATH", min_length=1)
     storage_uri: str = Field("file:///tmp/wan22/videos", alias="STORAGE_URI", min_length=1)

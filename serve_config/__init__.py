@@ -1,7 +1,7 @@
-"""serveConfigV2: typed values in, one text out; reading, editing and checking anybody's."""
+"""Renders serveConfigV2 from typed values, and reads, edits and checks any other."""
 
-from serve_config.check import check
-from serve_config.counts import Counts, counts, with_counts
+from serve_config.check import check_serve_config
+from serve_config.counts import Counts, read_counts, with_counts
 from serve_config.document import ServeConfigError
 from serve_config.problems import Problem
 from serve_config.resources import Pods
@@ -14,8 +14,8 @@ __all__ = [
     "Problem",
     "ServeConfigError",
     "ServeValues",
-    "check",
-    "counts",
+    "check_serve_config",
+    "read_counts",
     "render",
     "with_counts",
 ]

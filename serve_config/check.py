@@ -12,22 +12,22 @@ from app.config import IMPORT_PATH, AppArgs, UserConfig
 from app.plan import NoPlanError, gang_plan
 from serve_config import keys, python_code
 from serve_config.counts import API, GENERATOR
-from serve_config.document import Path, ServeConfigError, compose, get, plain, walk
-from serve_config.problems import Places, Problem
+from serve_config.document import KeyPath, ServeConfigError, compose, get, plain, walk
+from serve_config.problems import Positions, Problem
 from serve_config.resources import Pods, misfits
 
-Found = Iterator[tuple[Path, str]]
+Found = Iterator[tuple[KeyPath, str]]
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _TWO_READINGS = re.compile(r"(?i:y|n|yes|no|on|off)|[-+]?0[0-7]+|0o[0-7]+|[-+]?\d[\d_]*_[\d_]*|\d+(:[0-5]?\d)+")
 
 
-def check(text: str, pods: Pods | None = None, *, with_ray: bool = False) -> list[Problem]:
-    """Return what is wrong with a serveConfigV2, in the order of the text.
+def check_serve_config(text: str, pods: Pods | None = None, *, with_ray: bool = False) -> list[Problem]:
+    """Return the problems of a serveConfigV2, in the order of its text.
 
     Args:
         text: the text of serveConfigV2, YAML or JSON.
-        pods: the worker pods it is meant for; without, nothing is said about resources.
+        pods: the worker pods that it is meant for; without them, resources are not checked.
         with_ray: ask Ray's own schema too; imports Ray.
     """
     try:
@@ -35,13 +35,13 @@ def check(text: str, pods: Pods | None = None, *, with_ray: bool = False) -> lis
         config = plain(root)
     except ServeConfigError as error:
         return [_unreadable(text, str(error))]
-    places = Places(root)
+    positions = Positions(root)
     code = python_code.line(text)
     if isinstance(root, MappingNode) and code is not None and get(root, "applications") is None:
         return [Problem("", f"looks like Python, not YAML; {python_code.REMEDY}", code, 1)]
     if not isinstance(root, MappingNode):
         message = python_code.REMEDY if code is not None else "write a mapping with the key applications"
-        return [places.problem((), f"found {_kind(root)}, not a mapping; {message}")]
+        return [positions.problem((), f"found {_kind(root)}, not a mapping; {message}")]
     found = [*keys.repeated(root), *keys.unknown(root), *python_code.values(root), *_two_readings(root)]
     assert isinstance(config, dict)
     found += _applications(config)
@@ -49,9 +49,9 @@ def check(text: str, pods: Pods | None = None, *, with_ray: bool = False) -> lis
     if pods is not None:
         found += misfits(config, pods)
     if with_ray:
-        # What is reported above already explains itself better.
+        # Problems found above explain themselves better than Ray does.
         found += [(path, message) for path, message in _ray(config) if not any(path == one for one in named)]
-    problems = dict.fromkeys(places.problem(path, message) for path, message in found)
+    problems = dict.fromkeys(positions.problem(path, message) for path, message in found)
     return sorted(problems, key=lambda problem: (problem.line, problem.column))
 
 
@@ -70,7 +70,7 @@ def _kind(node: Node) -> str:
 
 
 def _two_readings(root: Node) -> Found:
-    """Values that YAML 1.1 (KubeRay) and YAML 1.2 parsers read differently."""
+    """Yield values that YAML 1.1 (KubeRay) and YAML 1.2 parsers read differently."""
     for path, node in walk(root):
         if isinstance(node, ScalarNode) and node.style is None and _TWO_READINGS.fullmatch(str(node.value)):
             yield (
@@ -91,7 +91,7 @@ def _applications(config: dict[str, Any]) -> Found:
         return
     seen: dict[tuple[str, object], int] = {}
     for index, application in enumerate(applications):
-        path: Path = ("applications", index)
+        path: KeyPath = ("applications", index)
         if not isinstance(application, dict):
             yield path, f"found {application!r}, need a mapping with name, route_prefix and import_path"
             continue
@@ -99,11 +99,14 @@ def _applications(config: dict[str, Any]) -> Found:
             value = application.get(key, default)
             if value is not None and seen.setdefault((key, str(value)), index) != index:
                 other = seen[key, str(value)]
-                yield (*path, key), f"{value!r} is that of applications[{other}] too; give each application its own"
+                yield (
+                    (*path, key),
+                    f"{value!r} is used by applications[{other}] too; give each application a separate one",
+                )
         yield from _application(path, application)
 
 
-def _application(path: Path, application: dict[str, Any]) -> Found:
+def _application(path: KeyPath, application: dict[str, Any]) -> Found:
     prefix = application.get("route_prefix", "/")
     remedy = "write / or a path such as /video, without a slash at its end and without braces, or null for no HTTP"
     if prefix is not None and (
@@ -119,7 +122,7 @@ def _application(path: Path, application: dict[str, Any]) -> Found:
     if not inline and not (is_text and _IMPORT_PATH.fullmatch(import_path)):
         yield (
             (*path, "import_path"),
-            f"found {import_path!r}, need module:variable; write {IMPORT_PATH} or that of a module in the image",
+            f"found {import_path!r}, need module:variable; write {IMPORT_PATH} or the path of a module in the image",
         )
     deployments = application.get("deployments") or []
     if not isinstance(deployments, list):
@@ -131,14 +134,14 @@ def _application(path: Path, application: dict[str, Any]) -> Found:
         if not isinstance(deployment, dict) or not isinstance(deployment.get("name"), str):
             yield where, f"found {deployment!r}, need a mapping with a name"
         elif deployment["name"] in names:
-            yield (*where, "name"), f"{deployment['name']} stands twice; keep one entry per deployment"
+            yield (*where, "name"), f"{deployment['name']} is listed twice; keep one entry per deployment"
         else:
             names.add(deployment["name"])
     if import_path == IMPORT_PATH:
         yield from _ours(path, application, [one for one in deployments if isinstance(one, dict)])
 
 
-def _ours(path: Path, application: dict[str, Any], deployments: list[dict[str, Any]]) -> Found:
+def _ours(path: KeyPath, application: dict[str, Any], deployments: list[dict[str, Any]]) -> Found:
     """Check the arguments, the user_config and the plan of this project's application."""
     args = application.get("args") or {}
     heads = None
@@ -147,7 +150,7 @@ def _ours(path: Path, application: dict[str, Any], deployments: list[dict[str, A
     except ValidationError as error:
         yield from _fields((*path, "args"), error, AppArgs)
     for index, deployment in enumerate(deployments):
-        where: Path = (*path, "deployments", index)
+        where: KeyPath = (*path, "deployments", index)
         name = deployment.get("name")
         if name not in (API, GENERATOR):
             yield (*where, "name"), f"found {name!r}; the application has {API} and {GENERATOR}"
@@ -163,9 +166,9 @@ def _ours(path: Path, application: dict[str, Any], deployments: list[dict[str, A
             yield (*where, "user_config", "total_workers"), str(error)
 
 
-def _fields(path: Path, error: ValidationError, model: type[AppArgs] | type[UserConfig]) -> Found:
+def _fields(path: KeyPath, error: ValidationError, model: type[AppArgs] | type[UserConfig]) -> Found:
     for one in error.errors(include_url=False):
-        place: Path = (*path, *one["loc"])
+        place: KeyPath = (*path, *one["loc"])
         if one["type"] == "extra_forbidden":
             yield place, f"unknown; remove it, known here are {', '.join(model.model_fields)}"
         elif one["type"] == "missing":

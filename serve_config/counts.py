@@ -1,12 +1,22 @@
-"""Reading and setting the counts in a serveConfigV2 that may be anybody's: only the counts change, the rest stays."""
+"""Reads and sets the counts in any serveConfigV2; everything else in its text stays as its author wrote it."""
 
-import json
 from dataclasses import dataclass
 
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, SequenceNode
 
 from app.config import APPLICATION, IMPORT_PATH
-from serve_config.document import Edit, ServeConfigError, apply, compose, get, items, place, scalar
+from serve_config.document import (
+    Edit,
+    ServeConfigError,
+    apply,
+    compose,
+    get,
+    insert_item,
+    insert_key,
+    items,
+    replace_value,
+    scalar,
+)
 
 API = "APIEntrypoint"
 GENERATOR = "VideoGenerator"
@@ -14,7 +24,7 @@ GENERATOR = "VideoGenerator"
 
 @dataclass(frozen=True)
 class Counts:
-    """The counts that a serveConfigV2 holds; None where it does not say."""
+    """The counts that a serveConfigV2 holds; None for a count that it does not set."""
 
     total_workers: int | None
     gangs: int | None
@@ -22,7 +32,7 @@ class Counts:
     attention_heads: int | None
 
 
-def counts(text: str) -> Counts:
+def read_counts(text: str) -> Counts:
     """Return the counts in ``text``.
 
     Raises:
@@ -39,10 +49,10 @@ def counts(text: str) -> Counts:
 
 
 def with_counts(text: str, *, total_workers: int, gangs: int, pods: int) -> str:
-    """Return ``text`` with these counts, everything else as its author wrote it; equal counts give the same string.
+    """Return ``text`` with these counts, and nothing else changed; equal counts return the same string.
 
     Raises:
-        ServeConfigError: it is not readable, holds no application of this project, or writes a count by an alias.
+        ServeConfigError: it is not readable, holds no application of this project, or a count in it is an alias.
     """
     for name in (API, GENERATOR):
         text = _with_deployment(text, name)
@@ -75,40 +85,25 @@ def _deployment(application: Node | None, name: str) -> Node | None:
 
 
 def _with_deployment(text: str, name: str) -> str:
-    """Return ``text`` with an entry for deployment ``name``, added where there is none."""
+    """Return ``text`` with an entry for deployment ``name``, which is added if it is missing."""
     application = _application(compose(text))
     if _deployment(application, name) is not None:
         return text
     entry = {"name": name} | ({"max_replicas_per_node": 1} if name == API else {})
     deployments = get(application, "deployments")
-    if not isinstance(deployments, SequenceNode) or not deployments.value:
-        return apply(text, _set(text, application, "deployments", [entry]))
-    start = deployments.start_mark
-    if deployments.flow_style:
-        return apply(text, [Edit(start.index + 1, start.index + 1, f"{json.dumps(entry)}, ")])
-    indent = " " * start.column
-    return apply(text, [Edit(start.index, start.index, f"- {json.dumps(entry)}\n{indent}")])
+    if isinstance(deployments, SequenceNode) and deployments.value:
+        return apply(text, [insert_item(deployments, entry)])
+    return apply(text, _set(text, application, "deployments", [entry]))
 
 
 def _set(text: str, mapping: Node | None, key: str, value: object) -> list[Edit]:
-    """Return the edit that makes ``key`` of a mapping ``value``; none where it already is."""
+    """Return the edit that sets ``key`` of a mapping to ``value``; none if it has that value already."""
     assert isinstance(mapping, MappingNode)
-    start = mapping.start_mark
-    for name, node in mapping.value:
-        if isinstance(name, ScalarNode) and name.value == key:
-            if node.start_mark.index < name.end_mark.index or text[node.start_mark.index] in "&*!":
-                raise ServeConfigError(f"{place(name)}: {key} is an alias, anchor or tag; write its value out")
-            if _whole(node) == value:
-                return []
-            begin, end = node.start_mark.index, node.end_mark.index
-            if begin == end or not text[begin:end].strip():
-                return [Edit(name.end_mark.index, end, f": {json.dumps(value)}")]
-            return [Edit(begin, begin + len(text[begin:end].rstrip()), json.dumps(value))]
-    written = json.dumps(value)
-    if mapping.flow_style:
-        comma = ", " if mapping.value else ""
-        return [Edit(start.index + 1, start.index + 1, f"{json.dumps(key)}: {written}{comma}")]
-    return [Edit(start.index, start.index, f"{key}: {written}\n{' ' * start.column}")]
+    old = get(mapping, key)
+    if old is None:
+        return [insert_key(mapping, key, value)]
+    edit = replace_value(text, mapping, key, value)
+    return [] if _whole(old) == value else [edit]
 
 
 def _whole(node: Node | None) -> int | None:

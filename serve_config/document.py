@@ -1,16 +1,17 @@
-"""A YAML or JSON text as a tree that still knows where each value stands, so that it can be edited in place."""
+"""A YAML or JSON text as a tree of nodes that keep their positions, so that the text can be edited in place."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
 class ServeConfigError(ValueError):
-    """A serveConfigV2 cannot be read or edited; the message names the place and the remedy."""
+    """A serveConfigV2 cannot be read or edited; the message names the position and the remedy."""
 
 
 def compose(text: str) -> Node:
@@ -23,7 +24,7 @@ def compose(text: str) -> Node:
         documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown position"
         why = ", ".join(part for part in (error.context, error.problem) if part)
         raise ServeConfigError(f"{where}: not readable as YAML ({why}); correct the text there") from None
     except yaml.YAMLError as error:
@@ -32,13 +33,13 @@ def compose(text: str) -> Node:
         raise ServeConfigError("the text is empty; write one document with the key applications")
     if len(documents) > 1:
         raise ServeConfigError(
-            f"{place(documents[1])}: a second document starts here, and KubeRay reads only the first; "
+            f"{position(documents[1])}: a second document starts here, and KubeRay reads only the first; "
             "keep one document (list several applications under applications)"
         )
     return documents[0]
 
 
-def place(node: Node) -> str:
+def position(node: Node) -> str:
     """Return ``line L, column C`` of a node, both counted from 1."""
     return f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
 
@@ -49,13 +50,13 @@ def plain(node: Node) -> object:
     try:
         return loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ServeConfigError(f"{place(node)}: {str(error).splitlines()[0]}; write a plain value") from None
+        raise ServeConfigError(f"{position(node)}: {str(error).splitlines()[0]}; write a plain value") from None
     finally:
         loader.dispose()
 
 
 def get(node: Node | None, key: str) -> Node | None:
-    """Return the value of ``key`` in a mapping node; None where the node is no mapping or lacks the key."""
+    """Return the value of ``key`` in a mapping node; None if the node is no mapping or lacks the key."""
     if isinstance(node, MappingNode):
         for name, value in node.value:
             if isinstance(name, ScalarNode) and name.value == key:
@@ -64,16 +65,16 @@ def get(node: Node | None, key: str) -> Node | None:
 
 
 def items(node: Node | None) -> list[Node]:
-    """Return the entries of a sequence node; none where the node is no sequence."""
+    """Return the entries of a sequence node; an empty list if it is no sequence."""
     return list(node.value) if isinstance(node, SequenceNode) else []
 
 
 def scalar(node: Node | None) -> object:
-    """Return the value of a scalar node; None where it is absent or no scalar."""
+    """Return the value of a scalar node; None if it is absent or no scalar."""
     return plain(node) if isinstance(node, ScalarNode) else None
 
 
-def walk(node: Node, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+def walk(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
     """Yield every node below ``node`` with its path, itself first; an alias is followed once."""
     yield path, node
     if isinstance(node, MappingNode):
@@ -94,7 +95,43 @@ class Edit:
 
 
 def apply(text: str, edits: list[Edit]) -> str:
-    """Return ``text`` with edits that do not overlap."""
+    """Return ``text`` with all edits made; they must not overlap."""
     for edit in sorted(edits, key=lambda edit: edit.start, reverse=True):
         text = text[: edit.start] + edit.new + text[edit.end :]
     return text
+
+
+def replace_value(text: str, mapping: MappingNode, key: str, value: object) -> Edit:
+    """Return the edit that gives ``key``, which the mapping has, another value; comments after the old one stay.
+
+    Raises:
+        ServeConfigError: the old value is an alias, an anchor or has a tag, so that other places may depend on it.
+    """
+    name, old = next((name, old) for name, old in mapping.value if name.value == key)
+    begin, end = old.start_mark.index, old.end_mark.index
+    # The node of an alias is the one that it points to, further up.
+    if begin < name.end_mark.index or text[begin : begin + 1] in ("&", "*", "!"):
+        raise ServeConfigError(f"{position(name)}: {key} is an alias, anchor or tag; write its value out")
+    written = text[begin:end].rstrip()
+    if not written:
+        return Edit(name.end_mark.index, end, f": {json.dumps(value)}")
+    return Edit(begin, begin + len(written), json.dumps(value))
+
+
+def insert_key(mapping: MappingNode, key: str, value: object) -> Edit:
+    """Return the edit that puts ``key``, which the mapping lacks, in front of its other keys."""
+    if mapping.flow_style:
+        comma = ", " if mapping.value else ""
+        return _insert(mapping.start_mark.index + 1, f"{json.dumps(key)}: {json.dumps(value)}{comma}")
+    return _insert(mapping.start_mark.index, f"{key}: {json.dumps(value)}\n{' ' * mapping.start_mark.column}")
+
+
+def insert_item(sequence: SequenceNode, item: object) -> Edit:
+    """Return the edit that puts ``item`` in front of the other items of a sequence, which has some."""
+    if sequence.flow_style:
+        return _insert(sequence.start_mark.index + 1, f"{json.dumps(item)}, ")
+    return _insert(sequence.start_mark.index, f"- {json.dumps(item)}\n{' ' * sequence.start_mark.column}")
+
+
+def _insert(index: int, new: str) -> Edit:
+    return Edit(index, index, new)

@@ -1,13 +1,13 @@
-"""``--import``: the application is imported and built here, so that a Python error shows before anything is applied."""
+"""``--import`` imports and builds the application here, so that a Python error shows before anything is applied."""
 
 import os
 import sys
 import traceback
 import warnings
-from pathlib import Path as File
+from pathlib import Path
 
 from serve_config.document import compose, plain
-from serve_config.problems import Places, Problem
+from serve_config.problems import Positions, Problem
 
 
 def import_problems(text: str) -> list[Problem]:
@@ -24,7 +24,7 @@ def import_problems(text: str) -> list[Problem]:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     root = compose(text)
-    places, config = Places(root), plain(root)
+    positions, config = Positions(root), plain(root)
     problems = []
     for index, application in enumerate(config["applications"] if isinstance(config, dict) else ()):
         import_path = application["import_path"]
@@ -32,8 +32,8 @@ def import_problems(text: str) -> list[Problem]:
         try:
             call_user_app_builder_with_args_if_necessary(import_attr(import_path), application.get("args") or {})
         except Exception as error:
-            place = ("applications", index, "import_path")
-            problems.append(places.problem(place, f"{import_path}: {_explain(error)}"))
+            path = ("applications", index, "import_path")
+            problems.append(positions.problem(path, f"{import_path}: {_explain(error)}"))
     return problems
 
 
@@ -44,7 +44,7 @@ def _explain(error: Exception) -> str:
         return f"{kind} in {error.filename}, line {error.lineno}: {error.msg}; correct the code there"
     if isinstance(error, ModuleNotFoundError):
         return f"no module {error.name}; install it here as in the image, or run this where the module is"
-    ray = f"{File(sys.modules['ray'].__file__ or '').parent}{os.sep}"
+    ray = f"{Path(sys.modules['ray'].__file__ or '').parent}{os.sep}"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ray)]
     own = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
     where = f" in {own[-1].filename}, line {own[-1].lineno}" if own else ""

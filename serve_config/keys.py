@@ -1,14 +1,14 @@
-"""The keys that Ray Serve 2.60 reads in serveConfigV2; it drops others silently. A test holds them equal to Ray's."""
+"""The keys that Ray Serve 2.60 reads in serveConfigV2. Ray drops others silently. A test holds them equal to Ray's."""
 
 import difflib
 from collections.abc import Iterator
 
 from yaml.nodes import MappingNode, Node, SequenceNode
 
-from serve_config.document import Path, place
+from serve_config.document import KeyPath, position
 
 Keys = dict[str, "Keys | None"]
-"""Known keys with those below them; None where anything is allowed. A list of mappings is written like one of them."""
+"""Known keys with the keys below them; None if anything is allowed. A list of mappings is written like one of them."""
 
 LOGGING: Keys = dict.fromkeys(
     ["additional_log_standard_attrs", "enable_access_log", "encoding", "log_level", "logs_dir"]
@@ -86,7 +86,7 @@ TOP: Keys = dict.fromkeys(["controller_options", "proxy_location", "target_capac
 }
 
 
-def unknown(node: Node, known: Keys | None = TOP, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def unknown(node: Node, known: Keys | None = TOP, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     """Yield the path of every key that Ray does not know, with what to write instead."""
     if known is None:
         return
@@ -104,8 +104,8 @@ def unknown(node: Node, known: Keys | None = TOP, path: Path = ()) -> Iterator[t
             yield (*path, key), f"unknown key, which Ray ignores; {remedy}"
 
 
-def repeated(node: Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
-    """Yield the path of every key that stands twice in its mapping; KubeRay would take the last one silently."""
+def repeated(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the path of every key that its mapping has twice; KubeRay would take the last one silently."""
     if isinstance(node, SequenceNode):
         for index, entry in enumerate(node.value):
             yield from repeated(entry, (*path, index))
@@ -116,8 +116,8 @@ def repeated(node: Node, path: Path = ()) -> Iterator[tuple[Path, str]]:
             if key in seen:
                 yield (
                     (*path, key),
-                    f"stands twice, at {place(seen[key])} and {place(name)}, and parsers keep different ones; "
-                    "remove one",
+                    f"is written twice, at {position(seen[key])} and {position(name)}, and parsers differ in which one "
+                    "they keep; remove one",
                 )
             seen[key] = name
             yield from repeated(value, (*path, key))

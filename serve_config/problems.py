@@ -1,16 +1,16 @@
-"""What is wrong with a serveConfigV2, with its place and the remedy."""
+"""Problems of a serveConfigV2, each with its position and a remedy."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from yaml.nodes import Node
 
-from serve_config.document import Path, walk
+from serve_config.document import KeyPath, walk
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong; lines and columns count from 1, and are 0 where the place is unknown."""
+    """One problem. Lines and columns count from 1; both are 0 if the position is unknown."""
 
     where: str
     message: str
@@ -22,20 +22,20 @@ class Problem:
         return ": ".join([*position, *filter(None, [self.where]), self.message])
 
     def moved(self, lines: int, columns: int) -> "Problem":
-        """Return the problem as it stands in a text where this one is indented and further down."""
+        """Return the problem shifted by ``lines`` and ``columns``, for a text embedded in a manifest."""
         return replace(self, line=self.line + lines, column=self.column + columns) if self.line else self
 
 
-class Places:
-    """Where the values of a document stand."""
+class Positions:
+    """The positions of a document's values."""
 
     def __init__(self, root: Node) -> None:
         self._nodes = dict(walk(root))
 
     def problem(self, path: Iterable[str | int], message: str) -> Problem:
-        """Return a problem at ``path``, or at the nearest value above it that is written."""
+        """Return a problem at ``path``, or at the nearest value above it that the document has."""
         path = tuple(path)
-        near: Path = path
+        near: KeyPath = path
         while near not in self._nodes:
             near = near[:-1]
         mark = self._nodes[near].start_mark
@@ -43,7 +43,7 @@ class Places:
 
 
 def written(path: Iterable[str | int]) -> str:
-    """Return a path as people write it: ``applications[0].name``."""
+    """Return a path in dotted notation: ``applications[0].name``."""
     words = ""
     for step in path:
         words += f"[{step}]" if isinstance(step, int) else f".{step}" if words else str(step)

@@ -1,4 +1,4 @@
-"""Inline Python where serveConfigV2 wants an import path: seen, and told what to write instead."""
+"""Detects inline Python in a serveConfigV2 and says to use an import path."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from yaml.nodes import Node, ScalarNode
 
 from app.config import IMPORT_PATH
-from serve_config.document import Path, walk
+from serve_config.document import KeyPath, walk
 
 _CODE = re.compile(
     r"^[ \t]*(?:[\w-]+:[ \t]*[|>][-+]?[ \t]*\n[ \t]*)?"
@@ -26,7 +26,7 @@ def line(text: str) -> int | None:
     return text.count("\n", 0, match.end()) + 1 if match else None
 
 
-def values(root: Node) -> Iterator[tuple[Path, str]]:
+def values(root: Node) -> Iterator[tuple[KeyPath, str]]:
     """Yield the path of every value that holds Python code."""
     for path, node in walk(root):
         if isinstance(node, ScalarNode) and line(str(node.value)) is not None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from wan22_operator import constants as names
 from wan22_operator.snapshots import read
 
-from serve_config import check
+from serve_config import check_serve_config
 from wan22_doctor import facts
 from wan22_doctor.cluster import Cluster, NotSeenError
 from wan22_doctor.facts import Facts, Json, KubeRay, Operator, Target, Webhook
@@ -270,7 +270,7 @@ class _Gathering:
     async def _application(self) -> Json:
         _, pod = await self._head_pod()
         text: str = await self._known("serve_config")
-        if check(text):
+        if check_serve_config(text):
             raise NotSeenError(NotSeen("serveConfigV2 is not valid"))
         return await self._cluster.run(pod, "application", PROGRAM_SECONDS, {"text": text})
 

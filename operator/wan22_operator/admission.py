@@ -12,7 +12,7 @@ from functools import lru_cache
 from pydantic import ValidationError
 
 from app.config import explain
-from serve_config import Pods, ServeValues, check, render, with_counts
+from serve_config import Pods, ServeValues, check_serve_config, render, with_counts
 from wan22_operator import constants as names
 from wan22_operator import desired
 from wan22_operator.desired import Active, BadCountError, Counts
@@ -180,7 +180,7 @@ def validate(new: Snapshot, old: Snapshot | None) -> None:
         except BadCountError as error:
             raise RefusedError(str(error)) from None
     if new.serve_config and (old is None or not old.managed or old.serve_config != new.serve_config):
-        problems = check(new.serve_config, Pods(new.group.cpus, new.group.gpus) if new.group else None)
+        problems = check_serve_config(new.serve_config, Pods(new.group.cpus, new.group.gpus) if new.group else None)
         if problems:
             raise RefusedError("spec.serveConfigV2: " + "; ".join(map(str, problems)))
     if not new.serve_config and new.kind == names.RAY_SERVICE and new.group and _changed(new, old, names.ACTIVE_PODS):
@@ -277,7 +277,7 @@ def _with_counts(text: str, counts: Counts, pods: int) -> str:
 
 @lru_cache(maxsize=64)
 def _rendered(counts: Counts, group: WorkerGroup, heads: int | None) -> str:
-    given = {} if group.cpus is None else {"worker_cpus": int(group.cpus)}
+    given = {} if group.cpus is None else {"worker_cpus": group.cpus}
     try:
         values = ServeValues(
             total_workers=counts.total_workers,

@@ -1,4 +1,9 @@
-"""Names that the operator shares with the chart, with users and with KubeRay, each spelled once."""
+"""Names that the operator shares with the chart, with users and with KubeRay, each spelled once.
+
+Those that serve_config needs too are its own, since it may not import the operator.
+"""
+
+from serve_config import names
 
 # KubeRay's names.
 GROUP = "ray.io"
@@ -16,14 +21,14 @@ TOKEN_KEY = "auth_token"
 """Key of Ray's token in its Secret."""
 
 # The chart's names.
-WORKER_GROUP = "gpu-workers"
+WORKER_GROUP = names.WORKER_GROUP
 OPERATOR = "wan22-operator"
 """Default name of the Lease and of the webhook configurations."""
 WEBHOOK = "wan22-operator-webhook"
 """Default name of the webhooks' Service and of the Secret with their certificate."""
 
-PREFIX = "wan22.dev/"
-MANAGED = f"{PREFIX}managed"
+PREFIX = names.PREFIX
+MANAGED = names.MANAGED
 """Label, "true" on the objects that the operator may change."""
 
 # Annotations that users and the chart write.
@@ -33,7 +38,7 @@ DECLARED = f"{PREFIX}declared"
 """The chart's values as JSON: the counts unless the user has annotated others."""
 SERVE_CONFIG = f"{PREFIX}serve-config"
 """On a RayCluster: name of the ConfigMap whose key ``serveConfigV2`` the operator deploys."""
-SERVE_CONFIG_KEY = "serveConfigV2"
+SERVE_CONFIG_KEY = names.SERVE_CONFIG_KEY
 
 # Annotations that the operator writes.
 ADOPTED = f"{PREFIX}adopted"

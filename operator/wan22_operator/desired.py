@@ -5,17 +5,15 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from app.config import MAX_GANGS
 from app.plan import MAX_RANKS, NoPlanError, allowed_counts, gang_plan, largest_planned_count, worker_pods
 from serve_config import Counts as FoundCounts
-from serve_config import ServeConfigError
-from serve_config import counts as counts_in
+from serve_config import ServeConfigError, read_counts
+from serve_config.names import heads_of
 from wan22_operator import constants as names
 from wan22_operator.snapshots import Snapshot, whole_number
 
-MAX_GANGS = 1024
 DEFAULT_WORKERS = 2
-HEADS_BY_MODEL = ((r"A14B", 40), (r"(^|[^0-9])5B", 24))
-"""Attention heads by a pattern of the model's path, used if nothing else names the heads."""
 
 
 class BadCountError(ValueError):
@@ -93,7 +91,7 @@ def attention_heads(obj: Snapshot) -> int | None:
     if written and written.attention_heads:
         return written.attention_heads
     declared = whole_number(_json(obj.annotations.get(names.DECLARED)).get("attentionHeads"), least=1)
-    return declared or next((heads for hint, heads in HEADS_BY_MODEL if re.search(hint, obj.model_path)), None)
+    return declared or heads_of(obj.model_path)
 
 
 def _largest(room: int, heads: int | None) -> int:
@@ -112,7 +110,7 @@ def serve_counts(text: str) -> FoundCounts | None:
     if not text:
         return None
     try:
-        return counts_in(text)
+        return read_counts(text)
     except ServeConfigError:
         return None
 

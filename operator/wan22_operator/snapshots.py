@@ -1,10 +1,11 @@
 """The fields of a RayService or RayCluster that the operator decides by, taken out of the whole object."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_config.worker_group import container, ray_cpus, ray_gpus
 from wan22_operator import constants as names
 
 Body = Mapping[str, Any]
@@ -23,9 +24,9 @@ class WorkerGroup:
     ranks_per_pod: int
     """Ranks that one worker pod holds: one on each GPU; one on a pod without GPUs."""
     gpus: int
-    """GPUs of a worker pod."""
-    cpus: float | None
-    """CPU limit of a worker pod; None if it has none."""
+    """GPUs that Ray counts on a worker pod."""
+    cpus: int | None
+    """CPUs that Ray counts on a worker pod; None if nothing bounds them."""
     workers_to_delete: tuple[str, ...]
     """Pods that ``scaleStrategy`` names; KubeRay deletes them."""
     has_scale_strategy: bool
@@ -132,7 +133,7 @@ def names_in(text: str | None) -> tuple[str, ...]:
 def _group(cluster: Body, root: str) -> WorkerGroup | None:
     for index, group in enumerate(cluster.get("workerGroupSpecs") or ()):
         if group.get("groupName") == names.WORKER_GROUP:
-            gpus = _gpus(group)
+            gpus = ray_gpus(group)
             strategy = _map(group, "scaleStrategy")
             return WorkerGroup(
                 path=f"{root}/workerGroupSpecs/{index}",
@@ -142,7 +143,7 @@ def _group(cluster: Body, root: str) -> WorkerGroup | None:
                 hosts=whole_number(group.get("numOfHosts")) or 1,
                 ranks_per_pod=max(1, gpus),
                 gpus=gpus,
-                cpus=_cpus(group),
+                cpus=ray_cpus(group),
                 workers_to_delete=tuple(strategy.get("workersToDelete") or ()),
                 has_scale_strategy="scaleStrategy" in group,
             )
@@ -152,34 +153,10 @@ def _group(cluster: Body, root: str) -> WorkerGroup | None:
 def _model_path(cluster: Body) -> str:
     for group in cluster.get("workerGroupSpecs") or ():
         if group.get("groupName") == names.WORKER_GROUP:
-            for variable in _container(group).get("env") or ():
+            for variable in container(group).get("env") or ():
                 if variable.get("name") == "MODEL_PATH":
                     return str(variable.get("value") or "")
     return ""
-
-
-def _container(group: Body) -> Body:
-    """Return the first container of a group's pods, which is the one that runs Ray."""
-    containers: Sequence[Body] = _map(_map(group, "template"), "spec").get("containers") or ({},)
-    return containers[0]
-
-
-def _gpus(group: Body) -> int:
-    """Return the GPUs of one pod as KubeRay counts them: num-gpus if set, otherwise the first container's limits."""
-    given = whole_number(_map(group, "rayStartParams").get("num-gpus"))
-    if given is not None:
-        return given
-    limits = _map(_map(_container(group), "resources"), "limits")
-    return sum(whole_number(value) or 0 for key, value in limits.items() if str(key).endswith("gpu"))
-
-
-def _cpus(group: Body) -> float | None:
-    """Return the CPU limit of one pod, which KubeRay gives to Ray as its CPUs."""
-    text = str(_map(_map(_container(group), "resources"), "limits").get("cpu", ""))
-    try:
-        return int(text[:-1]) / 1000 if text.endswith("m") else float(text)
-    except ValueError:
-        return None
 
 
 def _map(value: Body, key: str) -> Mapping[str, Any]:

@@ -1,6 +1,8 @@
 """The chart and serve_config say the same: the text of serveConfigV2, the plan rule and the sizes of pods."""
 
 import json
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from app.plan import allowed_counts, worker_pods
-from serve_config import ServeValues, check, render
-from serve_config.manifest import worker_pods as pods_of
-from serve_config.template import TEMPLATE
+from serve_config import ServeValues, check_serve_config, render
+from serve_config.manifest import read_pod_sizes
+from serve_config.names import heads_of
+from serve_config.values import chart_value
 from tests.charts.conftest import CHART, CI, Rendered, Template
 
 
@@ -28,35 +31,12 @@ def serve_values(file: Path) -> ServeValues:
     """Return what a values file of the chart means to serve_config."""
     defaults, own = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CHART / "values.yaml", file))
     values = merged(defaults, own)
-    path = values["model"]["path"]
-    known = 40 if "A14B" in path else 24 if "5B" in path else None
-    app = values["app"]
-    return ServeValues(
-        total_workers=values["totalWorkers"],
-        gangs=values["gangs"],
-        gpus_per_worker=values["gpusPerWorker"],
-        worker_cpus=values["worker"]["resources"]["limits"]["cpu"],
-        device=values["device"] or None,
-        attention_heads=values["model"]["attentionHeads"] or known,
-        api_cpus=app["apiCpus"],
-        leader_cpus=app["leaderCpus"],
-        rank_cpus=app["rankCpus"],
-        max_queued_tasks=app["maxQueuedTasks"],
-        max_task_seconds=app["maxTaskSeconds"],
-        lease_seconds=app["leaseSeconds"],
-        step_timeout_seconds=app["stepTimeoutSeconds"],
-        load_timeout_seconds=app["loadTimeoutSeconds"],
-        rank_timeout_seconds=app["rankTimeoutSeconds"],
-        resize_timeout_seconds=app["resizeTimeoutSeconds"],
-        task_ttl_seconds=app["taskTtlSeconds"],
-        attention_backend=app["attentionBackend"],
-        compile_blocks=app["compileBlocks"],
-        fp8_linear=app["fp8Linear"],
-        offload_weights=app["offloadWeights"],
-        step_cache=app["stepCache"],
-        step_cache_interval=app["stepCacheInterval"],
-        step_cache_warm_up=app["stepCacheWarmUp"],
-    )
+    given: dict[str, Any] = {
+        field: reduce(getitem, chart_value(field).split("."), values) for field in ServeValues.model_fields
+    }
+    given["attention_heads"] = given["attention_heads"] or heads_of(values["model"]["path"])
+    # An empty text or null leaves it to the default.
+    return ServeValues.model_validate({field: value for field, value in given.items() if value not in ("", None)})
 
 
 def serve_config(rendered: Rendered) -> str:
@@ -77,17 +57,13 @@ def test_serve_config_is_the_same_byte_for_byte(file: Path, template: Template) 
     assert serve_config(rendered) == render(values)
     (cluster,) = [one for one in rendered.objects if one["kind"] in ("RayService", "RayCluster")]
     spec = cluster["spec"].get("rayClusterConfig", cluster["spec"])
-    found = pods_of(yaml.compose(yaml.safe_dump(spec), Loader=yaml.SafeLoader))
+    found = read_pod_sizes(yaml.compose(yaml.safe_dump(spec), Loader=yaml.SafeLoader))
     assert (found.gpus, found.count) == (values.gpus_per_worker, values.pods)
-    assert check(serve_config(rendered), found, with_ray=True) == []
-
-
-def test_chart_ships_the_template_of_serve_config() -> None:
-    assert (CHART / "files" / TEMPLATE.name).read_bytes() == TEMPLATE.read_bytes()
+    assert check_serve_config(serve_config(rendered), found, with_ray=True) == []
 
 
 PROBE = """\
-{{- range $heads := list 40 24 4 }}
+{{- range $heads := list 40 24 48 4 }}
 heads{{ $heads }}: {{ include "wan22.allowedCounts" $heads }}
 {{- end }}
 pods:
@@ -115,7 +91,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory, template: Template) -> dict[
     return rendered.one("Probe")
 
 
-@pytest.mark.parametrize("heads", [40, 24, 4])
+@pytest.mark.parametrize("heads", [40, 24, 48, 4])
 def test_gang_sizes_with_a_plan_are_those_of_the_app(heads: int, probe: dict[str, Any]) -> None:
     assert probe[f"heads{heads}"] == allowed_counts(heads)
 
@@ -136,6 +112,7 @@ def test_worker_pods_are_those_of_the_app(probe: dict[str, Any]) -> None:
     ],
 )
 def test_attention_heads_follow_from_the_model(path: str, heads: int | None, template: Template) -> None:
+    assert heads_of(path) == heads
     (application,) = json.loads(serve_config(template(**{"model.path": path})))["applications"]
     assert application["args"]["attention_heads"] == heads
 
@@ -152,19 +129,12 @@ def test_attention_heads_follow_from_the_model(path: str, heads: int | None, tem
     ],
 )
 def test_chart_refuses_in_the_words_of_serve_config(values: dict[str, Any], template: Template) -> None:
-    names = {
-        "gpusPerWorker": "gpus_per_worker",
-        "worker.resources.limits.cpu": "worker_cpus",
-        "app.rankCpus": "rank_cpus",
-        "app.apiCpus": "api_cpus",
-        "totalWorkers": "total_workers",
-        "device": "device",
-    }
+    fields = {chart_value(field): field for field in ServeValues.model_fields}
     with pytest.raises(ValidationError) as error:
-        ServeValues.model_validate({"attention_heads": 24} | {names[key]: value for key, value in values.items()})
+        ServeValues.model_validate({"attention_heads": 24} | {fields[key]: value for key, value in values.items()})
     said = str(error.value).split("Value error, ")[1].split(" [type=")[0]
-    for name in names.values():
-        said = said.replace(f" ({name})", "")
+    for field in fields.values():
+        said = said.replace(f" ({field})", "")
     refused = template(**values)
     assert refused.returncode != 0
     assert said.replace("; use one of", " (model.path Wan-AI/Wan2.2-TI2V-5B-Diffusers); use one of") in refused.error

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from serve_config import counts
+from serve_config import read_counts
 from testing.control_plane.api import Api, Json
 from testing.control_plane.manifests import ray_service
 from testing.control_plane.plane import ControlPlane
@@ -51,7 +51,7 @@ class Managed:
 
     def config(self) -> tuple[int | None, int | None, int | None]:
         """Return total_workers, gangs and API replicas in serveConfigV2."""
-        found = counts(self.service()["spec"].get("serveConfigV2", ""))
+        found = read_counts(self.service()["spec"].get("serveConfigV2", ""))
         return found.total_workers, found.gangs, found.pods
 
     def clusters(self) -> list[Json]:

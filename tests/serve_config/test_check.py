@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from app.config import AppArgs
-from serve_config import Pods, ServeValues, check, keys, render
+from serve_config import Pods, ServeValues, check_serve_config, keys, render
 from serve_config.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def test_keys_are_those_that_ray_reads() -> None:
         ("applications: [a]", ["applications[0]", "need a mapping"]),
         (
             "applications:\n- name: a\n  import_path: a:b\n  name: b",
-            ["line 4, column 9", "stands twice", "line 2, column 3"],
+            ["line 4, column 9", "written twice", "line 2, column 3"],
         ),
         ("applications: [{import_path: 'a:b'}]\nproxy_loc: EveryNode", ["line 2", "proxy_loc", "write proxy_location"]),
         ("applications: [{import_path: 'a:b', deploymets: []}]", ["applications[0].deploymets", "write deployments"]),
@@ -103,7 +103,7 @@ def test_keys_are_those_that_ray_reads() -> None:
         ),
         (
             "applications: [{import_path: 'a:b', deployments: [{name: A}, {name: A}]}]",
-            ["deployments[1].name", "A stands twice"],
+            ["deployments[1].name", "A is listed twice"],
         ),
         ("applications: [{import_path: 'a:b', args: {x: yes}}]", ["args.x", "YAML 1.1 and 1.2", "quotes"]),
         ("applications: [{import_path: 'a:b', args: {x: 010}}]", ["args.x", "YAML 1.1 and 1.2"]),
@@ -118,7 +118,7 @@ def test_keys_are_those_that_ray_reads() -> None:
     ],
 )
 def test_problem_names_the_place_what_was_found_and_the_remedy(text: str, words: list[str]) -> None:
-    said = "\n".join(map(str, check(text, with_ray=True)))
+    said = "\n".join(map(str, check_serve_config(text, with_ray=True)))
     for word in words:
         assert word in said
 
@@ -137,19 +137,19 @@ def test_problem_names_the_place_what_was_found_and_the_remedy(text: str, words:
     ],
 )
 def test_what_cannot_fit_into_the_pods_is_told(values: dict[str, int], pods: Pods, words: list[str]) -> None:
-    said = "\n".join(map(str, check(render(ServeValues.model_validate(values)), pods)))
+    said = "\n".join(map(str, check_serve_config(render(ServeValues.model_validate(values)), pods)))
     for word in words:
         assert word in said
 
 
 def test_more_gpus_than_the_pods_have_is_told_for_any_application() -> None:
     text = "applications: [{import_path: 'a:b', deployments: [{name: A, num_replicas: 5, ray_actor_options: %s}]}]"
-    assert "need 5" in str(check(text % "{num_gpus: 1}", Pods(8, 2, 2))[0])
-    assert "asks for 3 GPUs" in str(check(text % "{num_gpus: 3}", Pods(8, 2, 2))[0])
+    assert "need 5" in str(check_serve_config(text % "{num_gpus: 1}", Pods(8, 2, 2))[0])
+    assert "asks for 3 GPUs" in str(check_serve_config(text % "{num_gpus: 3}", Pods(8, 2, 2))[0])
 
 
 def test_inline_python_in_an_import_path_is_told_what_to_write() -> None:
-    (problem,) = check(INLINE, with_ray=False)
+    (problem,) = check_serve_config(INLINE, with_ray=False)
     assert (problem.line, problem.where) == (4, "applications[0].import_path")
     assert "holds Python code" in problem.message
     assert "import_path: app.serve_app:app" in problem.message
@@ -157,7 +157,7 @@ def test_inline_python_in_an_import_path_is_told_what_to_write() -> None:
 
 def test_inline_python_that_breaks_the_yaml_is_told_what_to_write() -> None:
     text = INLINE.replace("import_path: |", "python:")
-    (problem,) = check(text)
+    (problem,) = check_serve_config(text)
     assert "not readable as YAML" in problem.message
     assert "Line 5 looks like Python" in problem.message
     assert "import_path: app.serve_app:app" in problem.message
@@ -165,14 +165,14 @@ def test_inline_python_that_breaks_the_yaml_is_told_what_to_write() -> None:
 
 @pytest.mark.parametrize("text", ["from ray import serve\n", "def f():\n  return 1\n", "@serve.deployment\nclass A:\n"])
 def test_nothing_but_python_is_told_what_to_write(text: str) -> None:
-    assert "cannot hold Python" in str(check(text)[0])
+    assert "cannot hold Python" in str(check_serve_config(text)[0])
 
 
 def test_good_text_of_somebody_else_passes() -> None:
     text = (
         "applications:\n- name: b\n  route_prefix: /b\n  import_path: some.module.app\n  args: {import: from, y: 2}\n"
     )
-    assert check(text, Pods(8, 1, 1), with_ray=True) == []
+    assert check_serve_config(text, Pods(8, 1, 1), with_ray=True) == []
 
 
 # The command line

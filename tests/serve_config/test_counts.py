@@ -5,7 +5,7 @@ import difflib
 import pytest
 import yaml
 
-from serve_config import Counts, ServeConfigError, ServeValues, counts, render, with_counts
+from serve_config import Counts, ServeConfigError, ServeValues, read_counts, render, with_counts
 
 COMMENTED = """\
 # Ours
@@ -68,7 +68,7 @@ def test_comments_and_layout_stay_in_yaml() -> None:
 )
 def test_missing_places_are_made_and_a_second_time_changes_nothing(text: str) -> None:
     once = with_counts(text, total_workers=4, gangs=2, pods=8)
-    found = counts(once)
+    found = read_counts(once)
     assert (found.total_workers, found.gangs, found.pods) == (4, 2, 8)
     assert with_counts(once, total_workers=4, gangs=2, pods=8) == once
     before, after = yaml.safe_load(text), yaml.safe_load(once)
@@ -76,8 +76,8 @@ def test_missing_places_are_made_and_a_second_time_changes_nothing(text: str) ->
 
 
 def test_absent_counts_are_none() -> None:
-    assert counts("applications: [{name: wan22}]") == Counts(None, None, None, None)
-    assert counts(COMMENTED) == Counts(2, 1, 2, 24)
+    assert read_counts("applications: [{name: wan22}]") == Counts(None, None, None, None)
+    assert read_counts(COMMENTED) == Counts(2, 1, 2, 24)
 
 
 @pytest.mark.parametrize(

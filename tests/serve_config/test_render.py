@@ -1,7 +1,7 @@
 """The rendered text: what it says, and that every parser reads the same."""
 
 import json
-import re
+import math
 
 import pytest
 import yaml
@@ -10,9 +10,8 @@ from ruamel.yaml import YAML
 
 from app.config import APPLICATION, IMPORT_PATH, AppArgs
 from app.plan import worker_pods
-from serve_config import ServeValues, check, counts, render
+from serve_config import ServeValues, check_serve_config, read_counts, render
 from serve_config.resources import Pods
-from serve_config.template import TEMPLATE
 
 VALUES = [
     ServeValues(),
@@ -34,7 +33,7 @@ def test_json_yaml_1_1_and_yaml_1_2_read_the_same(values: ServeValues) -> None:
 @pytest.mark.parametrize("values", VALUES)
 def test_rendered_text_has_no_problem(values: ServeValues) -> None:
     pods = Pods(values.worker_cpus, values.gpus_per_worker, values.pods)
-    assert check(render(values), pods, with_ray=True) == []
+    assert check_serve_config(render(values), pods, with_ray=True) == []
 
 
 def test_keys_are_sorted_and_the_layout_is_json_of_two_spaces() -> None:
@@ -52,8 +51,6 @@ def test_application_is_named_by_an_import_path_and_holds_no_python() -> None:
 
 
 def test_every_argument_of_the_app_is_rendered_except_the_counts() -> None:
-    markers = set(re.findall(r"@\{(\w+)\}@", TEMPLATE.read_text(encoding="utf-8")))
-    assert markers == AppArgs.model_fields.keys() | {"pods"}
     assert json.loads(render(ServeValues()))["applications"][0]["args"].keys() == AppArgs.model_fields.keys() - {
         "total_workers",
         "gangs",
@@ -67,7 +64,7 @@ def test_a_changed_count_changes_no_args() -> None:
 
 def test_every_worker_pod_gets_one_api_entrypoint() -> None:
     values = ServeValues(total_workers=16, gangs=3, gpus_per_worker=8)
-    found = counts(render(values))
+    found = read_counts(render(values))
     assert (found.total_workers, found.gangs, found.pods) == (16, 3, worker_pods(16, 3, 8))
 
 
@@ -95,15 +92,29 @@ def test_values_that_cannot_work_name_their_fields(values: dict[str, object], wo
         assert word in str(error.value)
 
 
+def least_cpus(device: str, ranks: int) -> int:
+    """The smallest pod, in whole CPUs, for the defaults: APIEntrypoint, leaders and ranks of 0.25 CPUs each.
+
+    On a GPU everything has to fit. On CPU the ranks share what is left, and one rank more must not fit.
+    """
+    if device == "cuda":
+        return math.ceil(0.25 + ranks * 0.5)
+    return math.floor((ranks + 1) * (0.25 + ranks * 0.25)) + 1
+
+
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 @pytest.mark.parametrize("ranks", [1, 2, 8])
 @pytest.mark.parametrize("cpus", range(1, 24))
 def test_api_entrypoint_always_finds_a_cpu(device: str, ranks: int, cpus: int) -> None:
-    """Whatever fits in a pod after it was accepted: the most ranks and leaders leave APIEntrypoint its share."""
-    try:
-        values = ServeValues.model_validate({"device": device, "gpus_per_worker": ranks, "worker_cpus": cpus})
-    except ValidationError:
+    """A pod that is too small is refused by the field to change; in any other, ranks leave APIEntrypoint its share."""
+    given = {"device": device, "gpus_per_worker": ranks, "worker_cpus": cpus}
+    if cpus < least_cpus(device, ranks):
+        with pytest.raises(
+            ValidationError, match=rf"worker\.resources\.limits\.cpu .* set it to {least_cpus(device, ranks)} "
+        ):
+            ServeValues.model_validate(given)
         return
+    values = ServeValues.model_validate(given)
     most = ranks if device == "cuda" else int(cpus / values.computed_rank_cpus)
     used = most * (values.leader_cpus + values.computed_rank_cpus)
     assert most == ranks

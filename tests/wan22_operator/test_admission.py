@@ -22,7 +22,7 @@ from wan22_operator.admission import (
 from wan22_operator.desired import Active, Counts
 from wan22_operator.snapshots import Snapshot, read
 
-from serve_config import ServeValues, counts, render
+from serve_config import ServeValues, read_counts, render
 
 Json = dict[str, Any]
 
@@ -70,7 +70,7 @@ def patched(body: Json, old: Json | None = None) -> Json:
 
 
 def seen(body: Json) -> tuple[int | None, int | None, int | None, int]:
-    found = counts(body["spec"]["serveConfigV2"])
+    found = read_counts(body["spec"]["serveConfigV2"])
     group = body["spec"]["rayClusterConfig"]["workerGroupSpecs"][1]
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
     return found.total_workers, found.gangs, found.pods, group["replicas"]

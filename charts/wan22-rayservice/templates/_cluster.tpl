@@ -1,9 +1,11 @@
 {{/*
-Metadata of the RayService or RayCluster: the label by which the operator knows it, the counts that the chart asks for
-and, where they are known, the model's attention heads, by which the operator tells a count without a plan.
-Usage: {{- include "wan22.clusterMetadata" . | nindent 2 }}
+Metadata of the RayService or RayCluster: the label by which the operator selects it, the counts that the chart asks for
+and, if they are known, the model's attention heads, by which the operator recognises a count without a plan.
+Usage: {{- include "wan22.clusterMetadata" (dict "root" . "annotations" dict) | nindent 2 }}
 */}}
 {{- define "wan22.clusterMetadata" -}}
+{{- $annotations := .annotations -}}
+{{- with .root -}}
 {{- $declared := dict "totalWorkers" (int .Values.totalWorkers) "gangs" (int .Values.gangs) -}}
 {{- with include "wan22.attentionHeads" . -}}
 {{- $_ := set $declared "attentionHeads" (int .) -}}
@@ -17,6 +19,23 @@ labels:
   {{- end }}
 annotations:
   wan22.dev/declared: {{ $declared | toJson | quote }}
+  {{- range $key, $value := $annotations }}
+  {{ $key }}: {{ $value }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/*
+Seconds that a RayService's old cluster drains after an upgrade: as set, else the longest task and a minute.
+Usage: {{ include "wan22.clusterDeletionDelay" . }}
+*/}}
+{{- define "wan22.clusterDeletionDelay" -}}
+{{- $given := .Values.ray.clusterDeletionDelaySeconds -}}
+{{- if kindIs "invalid" $given -}}
+{{- addf (ceil .Values.app.maxTaskSeconds) 60 | int -}}
+{{- else -}}
+{{- int $given -}}
+{{- end -}}
 {{- end }}
 
 {{/*
@@ -26,7 +45,7 @@ Usage: {{- include "wan22.clusterSpec" . | nindent 4 }}
 {{- define "wan22.clusterSpec" -}}
 rayVersion: {{ .Values.ray.version | quote }}
 enableInTreeAutoscaling: false
-{{- /* False must be said: where it is missing, KubeRay leaves a suspended cluster as it is. */}}
+{{- /* False is written out: without the field KubeRay leaves a suspended cluster suspended. */}}
 suspend: {{ .Values.ray.suspend }}
 {{- if .Values.ray.auth.enabled }}
 authOptions:
@@ -35,7 +54,7 @@ authOptions:
 {{- end }}
 {{- if .Values.ray.gcsFaultTolerance }}
 gcsFaultToleranceOptions:
-  redisAddress: {{ printf "%s%s:%s" (include "wan22.redisTls" . | empty | ternary "" "rediss://") (include "wan22.redisHost" .) (include "wan22.redisPort" .) | quote }}
+  redisAddress: {{ include "wan22.redisAddress" . | quote }}
   {{- if include "wan22.redisSecret" . }}
   redisPassword:
     {{- include "wan22.redisPasswordSource" . | nindent 4 }}
@@ -52,8 +71,8 @@ workerGroupSpecs:
     replicas: {{ $pods }}
     minReplicas: {{ $pods }}
     maxReplicas: {{ $pods }}
-    # Written out as KubeRay would: where it fills a list in, it becomes the author of the whole list, and Helm's next
-    # upgrade conflicts with it.
+    # These two are written out as KubeRay would: if it fills them in, it becomes the author of the whole list, and
+    # Helm's next upgrade conflicts with it.
     numOfHosts: 1
     scaleStrategy: {}
     rayStartParams: {{ toJson .Values.worker.rayStartParams }}

@@ -1,5 +1,5 @@
 {{/*
-"true" where a Job deploys the application: on a RayCluster that no operator follows.
+"true" if a Job deploys the application: on a RayCluster that no operator follows.
 Usage: {{ if include "wan22.deployJob" . }}
 */}}
 {{- define "wan22.deployJob" -}}

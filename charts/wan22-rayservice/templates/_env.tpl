@@ -20,7 +20,7 @@ Usage: {{- include "wan22.env" (dict "root" . "head" true) | nindent 4 }}
   {{- include "wan22.redisPasswordSource" .root | nindent 2 }}
 {{- end }}
 - name: REDIS_URL
-  value: {{ printf "rediss://%s%s:%s/0" (empty $secret | ternary "" ":$(WAN22_REDIS_PASSWORD)@") (include "wan22.redisHost" .root) (include "wan22.redisPort" .root) | quote }}
+  value: {{ include "wan22.redisUrl" .root | quote }}
 {{- else }}
 - name: REDIS_HOST
   value: {{ include "wan22.redisHost" .root | quote }}

@@ -1,14 +1,21 @@
 {{/*
+Reference of an image: by its digest if one is given, else by its tag or the chart's appVersion.
+Usage: {{ include "wan22.imageReference" (dict "root" . "image" .Values.operator.image) }}
+*/}}
+{{- define "wan22.imageReference" -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" .image.repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%v" .image.repository (.image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end }}
+
+{{/*
 Image of the app.
 Usage: {{ include "wan22.image" . }}
 */}}
 {{- define "wan22.image" -}}
-{{- $image := .Values.image -}}
-{{- if $image.digest -}}
-{{- printf "%s@%s" $image.repository $image.digest -}}
-{{- else -}}
-{{- printf "%s:%v" $image.repository ($image.tag | default .Chart.AppVersion) -}}
-{{- end -}}
+{{- include "wan22.imageReference" (dict "root" . "image" .Values.image) -}}
 {{- end }}
 
 {{/*
@@ -16,7 +23,7 @@ Image of the operator; the uninstall hook uses it too.
 Usage: {{ include "wan22.operatorImage" . }}
 */}}
 {{- define "wan22.operatorImage" -}}
-{{- printf "%s:%v" .Values.operator.image.repository (.Values.operator.image.tag | default .Chart.AppVersion) -}}
+{{- include "wan22.imageReference" (dict "root" . "image" .Values.operator.image) -}}
 {{- end }}
 
 {{/*
@@ -24,7 +31,7 @@ Image of the chart's own Redis.
 Usage: {{ include "wan22.redisImage" . }}
 */}}
 {{- define "wan22.redisImage" -}}
-{{- printf "%s:%v" .Values.redis.image.repository .Values.redis.image.tag -}}
+{{- include "wan22.imageReference" (dict "root" . "image" .Values.redis.image) -}}
 {{- end }}
 
 {{/*

@@ -15,7 +15,7 @@ Usage: {{ include "wan22.fullname" . }}
 {{- end }}
 
 {{/*
-Service that answers the API: KubeRay's serve Service, or the head's where there is only a RayCluster.
+Service that answers the API: KubeRay's serve Service, or the head's Service of a plain RayCluster.
 Usage: {{ include "wan22.apiService" . }}
 */}}
 {{- define "wan22.apiService" -}}

@@ -23,11 +23,19 @@ Usage: {{ include "wan22.webhookName" . }}
 {{- end }}
 
 {{/*
-"true" where webhooks are served.
+"true" if webhooks are served.
 Usage: {{ if include "wan22.webhookEnabled" . }}
 */}}
 {{- define "wan22.webhookEnabled" -}}
 {{- if and .Values.operator.enabled .Values.webhook.enabled }}true{{ end -}}
+{{- end }}
+
+{{/*
+kopf's flag for the log level; nothing for info, its default.
+Usage: {{ include "wan22.operatorLogFlag" . }}
+*/}}
+{{- define "wan22.operatorLogFlag" -}}
+{{- get (dict "debug" "--verbose" "warning" "--quiet") .Values.operator.logLevel -}}
 {{- end }}
 
 {{/*

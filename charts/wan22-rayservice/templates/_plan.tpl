@@ -1,5 +1,5 @@
 {{/*
-Attention heads of the model, or nothing where they are not known beforehand.
+Attention heads of the model, or nothing if they are not known beforehand.
 Usage: {{ include "wan22.attentionHeads" . }}
 */}}
 {{- define "wan22.attentionHeads" -}}

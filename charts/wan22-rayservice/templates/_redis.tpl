@@ -15,7 +15,7 @@ Usage: {{ include "wan22.redisPort" . }}
 {{- end }}
 
 {{/*
-"true" where Redis is spoken to by TLS.
+"true" if connections to Redis use TLS.
 Usage: {{ if include "wan22.redisTls" . }}
 */}}
 {{- define "wan22.redisTls" -}}
@@ -23,7 +23,24 @@ Usage: {{ if include "wan22.redisTls" . }}
 {{- end }}
 
 {{/*
-Secret with the password of Redis; nothing for an external one without.
+Redis as Ray's own state names it.
+Usage: {{ include "wan22.redisAddress" . }}
+*/}}
+{{- define "wan22.redisAddress" -}}
+{{- printf "%s:%s" (include "wan22.redisHost" .) (include "wan22.redisPort" .) | print (include "wan22.redisTls" . | empty | ternary "" "rediss://") -}}
+{{- end }}
+
+{{/*
+Redis as a URL with TLS. The password is the variable WAN22_REDIS_PASSWORD of the same container, if there is one.
+Usage: {{ include "wan22.redisUrl" . }}
+*/}}
+{{- define "wan22.redisUrl" -}}
+{{- $password := include "wan22.redisSecret" . | empty | ternary "" ":$(WAN22_REDIS_PASSWORD)@" -}}
+{{- printf "rediss://%s%s:%s/0" $password (include "wan22.redisHost" .) (include "wan22.redisPort" .) -}}
+{{- end }}
+
+{{/*
+Secret with the password of Redis; empty for an external Redis without one.
 Usage: {{ include "wan22.redisSecret" . }}
 */}}
 {{- define "wan22.redisSecret" -}}

@@ -1,5 +1,5 @@
 {{/*
-What values.schema.json cannot say: rules between fields. Each message names the fields, what was found and the remedy.
+Rules between fields, which values.schema.json cannot express. Each message names the field, the value and the remedy.
 Usage: {{- include "wan22.validate" . }}
 */}}
 {{- define "wan22.validate" -}}
@@ -17,6 +17,10 @@ Usage: {{- include "wan22.validate" . }}
 {{- if not (has (float64 .Values.totalWorkers) $allowed) -}}
 {{- fail (printf "totalWorkers: %d ranks have no parallel plan for a model with %s attention heads (model.path %s); use one of %s" (int .Values.totalWorkers) $heads .Values.model.path (join ", " $allowed)) -}}
 {{- end -}}
+{{- end -}}
+{{- $resource := .Values.gpuResource -}}
+{{- if and .Values.gpusPerWorker (not (or (hasSuffix "gpu" $resource) (regexMatch "nvidia\\.com/mig-\\d+g\\.\\d+gb$" $resource))) -}}
+{{- fail (printf "gpuResource: KubeRay counts %s as no GPU for Ray, only names that end in gpu and nvidia.com/mig-<N>g.<M>gb; offer the GPUs under such a name (a shared GPU keeps the name nvidia.com/gpu if the device plugin's renameByDefault is false)" $resource) -}}
 {{- end -}}
 {{- if and (eq .Values.device "cuda") (not .Values.gpusPerWorker) -}}
 {{- fail "device: cuda needs a GPU per rank, but gpusPerWorker is 0; set gpusPerWorker to the GPUs of a worker pod, or leave device out" -}}
@@ -42,16 +46,16 @@ Usage: {{- include "wan22.validate" . }}
 {{- fail (printf "worker.resources.limits.cpu: a worker pod has %d CPUs but needs %v: APIEntrypoint %v + %d x (leader %v + rank %v); set it to %d or more, or lower app.apiCpus, app.leaderCpus, app.rankCpus or gpusPerWorker" $cpu (divf $need 1000.0) $app.apiCpus $ranks $app.leaderCpus (divf $rank 1000.0) (div (add $need 999) 1000)) -}}
 {{- end -}}
 {{- if $crowded -}}
-{{- fail (printf "app.rankCpus: %v lets more than %d rank(s) into a worker pod of %d CPUs, where they may leave APIEntrypoint none; leave it out, so that it follows the pod" (divf $rank 1000.0) $ranks $cpu) -}}
+{{- fail (printf "app.rankCpus: %v lets more than %d rank(s) into a worker pod of %d CPUs, so that APIEntrypoint may find none; leave it out, so that it follows the pod" (divf $rank 1000.0) $ranks $cpu) -}}
 {{- end -}}
 {{- end }}
 
 {{- define "wan22.validateRedis" -}}
 {{- if and (not .Values.redis.enabled) (not .Values.redis.external.host) -}}
-{{- fail "redis.external.host: empty, and redis.enabled is false; name an existing Redis or set redis.enabled to true" -}}
+{{- fail "redis.external.host: empty, and redis.enabled is false; set it to the host of an existing Redis, or set redis.enabled to true" -}}
 {{- end -}}
 {{- if and .Values.redis.enabled .Values.redis.external.host -}}
-{{- fail (printf "redis.external.host: %s is set while redis.enabled is true; set redis.enabled to false to use it" .Values.redis.external.host) -}}
+{{- fail (printf "redis.external.host: %s is set while redis.enabled is true; set redis.enabled to false to use that Redis, or remove redis.external.host" .Values.redis.external.host) -}}
 {{- end -}}
 {{- end }}
 
@@ -73,33 +77,33 @@ Usage: {{- include "wan22.validate" . }}
 {{- end -}}
 {{- end -}}
 {{- if not $inside -}}
-{{- fail (printf "storage.uri: %s lies in no volume that all pods share (mounted: %s); set storage.mountPath to a folder it lies in with storage.persistence.enabled true, mount one by extraVolumes and extraVolumeMounts, or use an object store" $uri (join ", " $mounts | default "none")) -}}
+{{- fail (printf "storage.uri: %s lies in no volume that all pods share (mounted: %s); set storage.mountPath to a folder above it with storage.persistence.enabled true, mount a shared volume with extraVolumes and extraVolumeMounts, or use an object store" $uri (join ", " $mounts | default "none")) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
 
 {{- define "wan22.validateCluster" -}}
 {{- if not (regexMatch "^[a-z]" (include "wan22.base" .)) -}}
-{{- fail (printf "fullnameOverride: KubeRay wants a name that starts with a letter, but the release is named %s; set fullnameOverride" .Release.Name) -}}
+{{- fail (printf "fullnameOverride: KubeRay needs a name that starts with a letter, but found %s; set fullnameOverride to such a name" (include "wan22.base" .)) -}}
 {{- end -}}
 {{- if and (eq .Values.kind "RayService") (not .Values.app.deploy) -}}
-{{- fail "app.deploy: false, but a RayService always deploys its application; set kind to RayCluster to run it by hand, or app.deploy to true" -}}
+{{- fail "app.deploy: false, but a RayService always deploys its application; set kind to RayCluster to deploy by hand, or set app.deploy to true" -}}
 {{- end -}}
 {{- range $group := list "head" "worker" -}}
 {{- $pod := index $.Values $group -}}
 {{- if le (int $pod.terminationGracePeriodSeconds) (int $pod.drainSeconds) -}}
-{{- fail (printf "%s.terminationGracePeriodSeconds: %d leaves no time after %s.drainSeconds (%d); make it larger" $group (int $pod.terminationGracePeriodSeconds) $group (int $pod.drainSeconds)) -}}
+{{- fail (printf "%s.terminationGracePeriodSeconds: %d leaves no time after %s.drainSeconds (%d); set it to more than that" $group (int $pod.terminationGracePeriodSeconds) $group (int $pod.drainSeconds)) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name := list "num-cpus" "num-gpus" -}}
 {{- range $group := list "head" "worker" -}}
 {{- if hasKey (index $.Values $group).rayStartParams $name -}}
-{{- fail (printf "%s.rayStartParams: %s is set by the chart (a head offers no CPUs, a worker those of its limits); remove it" $group $name) -}}
+{{- fail (printf "%s.rayStartParams: %s is set by the chart (a head offers no CPUs and GPUs, a worker offers those of its limits); remove it" $group $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $versions := .Capabilities.APIVersions -}}
 {{- if and ($versions.Has "apps/v1/Deployment") (not ($versions.Has (printf "ray.io/v1/%s" .Values.kind))) -}}
-{{- fail (printf "kind: the cluster knows no %s of ray.io/v1; install the KubeRay operator and its CRDs (v1.6 or later) first" .Values.kind) -}}
+{{- fail (printf "kind: the cluster has no %s of ray.io/v1; install the KubeRay operator and its CRDs (v1.6 or later) first" .Values.kind) -}}
 {{- end -}}
 {{- end }}

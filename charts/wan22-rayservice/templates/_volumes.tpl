@@ -1,5 +1,5 @@
 {{/*
-"true" where videos go to the claim.
+"true" if videos are stored on the claim.
 Usage: {{ if include "wan22.videosClaimed" . }}
 */}}
 {{- define "wan22.videosClaimed" -}}
@@ -44,7 +44,7 @@ Usage: {{- include "wan22.volumes" (dict "root" . "group" .Values.head) | ninden
 {{- end }}
 
 {{/*
-Where they are mounted.
+Mounts of these volumes.
 Usage: {{- include "wan22.volumeMounts" (dict "root" . "group" .Values.head) | nindent 2 }}
 */}}
 {{- define "wan22.volumeMounts" -}}

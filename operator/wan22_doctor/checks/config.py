@@ -8,7 +8,7 @@ from wan22_operator import desired
 from wan22_operator.snapshots import read
 
 from app.config import AppArgs
-from serve_config import Pods, ServeConfigError, check, counts
+from serve_config import Pods, ServeConfigError, check_serve_config, read_counts
 from serve_config.document import compose, plain
 from serve_config.problems import written
 from serve_config.resources import misfits
@@ -21,7 +21,7 @@ SHOWN = 3
 
 def text(target: Target, serve_config: str) -> Iterator[Finding]:
     """Judge the text of serveConfigV2."""
-    problems = check(serve_config)
+    problems = check_serve_config(serve_config)
     for problem in problems[:SHOWN]:
         yield failed(f"serveConfigV2: {problem}", _remedy(target))
     if not problems:
@@ -36,7 +36,7 @@ def _remedy(target: Target) -> str:
 
 def _counts(serve_config: str) -> str:
     try:
-        found = counts(serve_config)
+        found = read_counts(serve_config)
     except ServeConfigError:
         return "not this project's application"
     return f"{found.gangs or 1} gang(s) of {found.total_workers} rank(s), {found.pods} APIEntrypoint(s)"

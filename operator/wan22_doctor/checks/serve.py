@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.config import APPLICATION
-from serve_config import ServeConfigError, counts
+from serve_config import ServeConfigError, read_counts
 from serve_config.counts import API, GENERATOR
 from wan22_doctor.facts import Json, Target, short
 from wan22_doctor.findings import Finding, NotSeen, Seen, failed, ok, warning
@@ -104,7 +104,7 @@ def _newest(details: Json, serve_config: str) -> Iterator[Finding]:
     if not deployed:
         return
     try:
-        asked = counts(serve_config)
+        asked = read_counts(serve_config)
     except ServeConfigError:
         return
     generator, api = deployed.get(GENERATOR, {}), deployed.get(API, {})
