@@ -1,5 +1,6 @@
 """The dispatcher against a real server: what it cannot deliver goes back, and its loops outlive every fault."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -144,3 +145,16 @@ async def test_files_that_cannot_be_deleted_do_not_end_the_purge(
             await until_async(f"{name} is forgotten", gone)
     await short.close()
     assert forgotten == ["stuck", "next"]
+
+
+@pytest.mark.parametrize("ticks", [0, 1])
+async def test_a_loop_that_is_woken_and_cancelled_at_once_ends(ticks: int) -> None:
+    event = asyncio.Event()
+    loop = asyncio.create_task(dispatcher._wait(event, 30))
+    await asyncio.sleep(0)
+    event.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    if loop.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await loop
