@@ -1,4 +1,4 @@
-# Everything that a person or CI does here. `make` alone says what there is.
+# Everything that a person or CI does here. `make` alone prints the list.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -6,9 +6,14 @@ SHELL := /bin/bash
 UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .cache/uv/bin/uv)
 PYTHON := .venv/bin/python
+CHART := charts/wan22-rayservice
+TEXTS := $(wildcard README.md CONTRIBUTING.md CHANGELOG.md RELEASE.md SECURITY.md docs) $(CHART)/README.md $(CHART)/values.yaml
+
+# Tests that need a started Ray, a control plane or Helm, which `make unit` leaves out together with those marked slow.
+NOT_UNIT := tests/service tests/control_plane tests/charts tests/wan22_doctor/test_programs.py
 
 .PHONY: help
-help: ## Say what each target does
+help: ## Print what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
 
 .PHONY: setup
@@ -28,13 +33,58 @@ demo: setup ## Make one video on this machine: real Redis, Ray and a gang of two
 run: setup ## Serve http://127.0.0.1:8000 on this machine until Ctrl-C
 	@PYTHONPATH=. .venv/bin/serve run --name wan22 app.serve_app:app total_workers=$${TOTAL_WORKERS:-2}
 
+.PHONY: fmt
+fmt: setup ## Format the code and mend what ruff can mend by itself
+	.venv/bin/ruff check --fix --quiet .
+	.venv/bin/ruff format .
+
+.PHONY: lint
+lint: setup ## Check format, lint, types, imports and spelling: seconds, once mypy has its cache
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	PYTHONPATH=operator:. .venv/bin/lint-imports
+	.venv/bin/codespell $(TEXTS)
+
+.PHONY: unit
+unit: setup ## Run the tests that need no Ray, no Go tools and no rank processes: under a minute
+	@.venv/bin/pytest -n 2 -m "not slow" $(NOT_UNIT:%=--ignore=%)
+
+.PHONY: generate
+generate: setup ## Write what is generated from app/config.py and values.yaml
+	$(PYTHON) charts/generate.py
+
 .PHONY: tools
 tools: setup ## Build the pinned control plane, KubeRay and Helm that tests run against (once a machine)
 	@$(PYTHON) -m tools build
 
 .PHONY: node-tools
-node-tools: tools ## Build what a node with running pods needs besides (once a machine)
+node-tools: tools ## Build what else a node with running pods needs (once a machine)
 	@$(PYTHON) -m tools build --node
+
+.PHONY: chart
+chart: setup ## Check that the chart's generated files are current, lint it and run its suites
+	$(PYTHON) charts/generate.py --check
+	@$(PYTHON) -m tools build helm helm-unittest
+	"$$($(PYTHON) -m tools path helm)" lint --strict --quiet $(CHART)
+	"$$($(PYTHON) -m tools path helm-unittest)" --strict $(CHART)
+
+.PHONY: check
+check: lint chart ## Run lint and chart
+
+.PHONY: test
+test: setup tools ## Run all tests that need no running pods
+	@.venv/bin/pytest -n 2 --durations=12
+
+.PHONY: readme
+readme: setup ## Run the commands of README's "Try it": make demo, make run and its requests
+	@$(PYTHON) -m tools.readme
+
+.PHONY: coverage
+coverage: setup ## Print how much of the code the tests in one process run, and the ten least covered files
+	@.venv/bin/pytest -q -m "not slow" $(NOT_UNIT:%=--ignore=%) --cov --cov-report=
+	@.venv/bin/coverage report --format=markdown --sort=cover | head -n 12
+	@echo "total: $$(.venv/bin/coverage report --format=total) % of lines and branches"
 
 .PHONY: images
 images: setup ## Build the images of the app and the operator, with docker or buildah
@@ -48,23 +98,9 @@ cluster-up: setup node-tools ## Start a real Kubernetes node on this machine and
 cluster-down: setup ## End that node with everything in it
 	@$(PYTHON) -m tools.node down
 
-.PHONY: test
-test: setup tools ## Run all tests that need no running pods
-	@.venv/bin/pytest -n 2 --durations=12
-
 .PHONY: e2e
 e2e: setup node-tools ## Run the tests on a real node (or on the cluster of E2E_KUBECONFIG)
 	@.venv/bin/pytest tests/e2e --durations=12
-
-.PHONY: check
-check: setup tools ## Check format, lint, types, imports and the chart
-	.venv/bin/ruff format --check .
-	.venv/bin/ruff check .
-	.venv/bin/mypy
-	PYTHONPATH=operator:. .venv/bin/lint-imports
-	$(PYTHON) charts/generate.py --check
-	@"$$($(PYTHON) -m tools path helm)" lint --strict --quiet charts/wan22-rayservice 2>/dev/null
-	@"$$($(PYTHON) -m tools path helm-unittest)" --strict charts/wan22-rayservice | tail -n 6
 
 .PHONY: bench
 bench: setup node-tools ## Measure the service, the operator and the bundle on a node, and print tables (about 30 minutes)

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app import runtime
-from app.config import APPLICATION, AppArgs
+from app.config import APPLICATION, AppArgs, ConfigError, Environment
+from app.model.folder import ModelFolder
+from app.plan import NoPlanError, gang_plan
 from app.tasks.embedded import EmbeddedRedis, free_port
 
 PROMPT = "a red circle moving right on a blue ground"
@@ -32,9 +34,28 @@ def main() -> int:
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--out", type=Path, default=Path("out"))
     arguments = parser.parse_args()
-    workers = int(os.environ.get("TOTAL_WORKERS", "2"))
+    try:
+        workers = _workers()
+    except ConfigError as error:
+        print(f"make demo: {error}", file=sys.stderr)
+        return 2
     with tempfile.TemporaryDirectory(prefix="wan22-demo-") as scratch:
         return _run(arguments.prompt, arguments.out, workers, Path(scratch))
+
+
+def _workers() -> int:
+    """Return how many ranks the demo's gang has, before anything is started.
+
+    Raises:
+        ConfigError: TOTAL_WORKERS is no number, or the model has no parallel plan for it; names the allowed counts.
+    """
+    environment = Environment.read(os.environ)
+    model = ModelFolder.read(environment.model_path or str(runtime.local_model()))
+    try:
+        gang_plan(environment.total_workers, model.heads)
+    except NoPlanError as error:
+        raise ConfigError(f"environment: TOTAL_WORKERS: {error}") from None
+    return environment.total_workers
 
 
 def _run(prompt: str, out: Path, workers: int, scratch: Path) -> int:
@@ -52,7 +73,7 @@ def _run(prompt: str, out: Path, workers: int, scratch: Path) -> int:
             "STORAGE_URI": (scratch / "videos").as_uri(),
             "MODEL_PATH": os.environ.get("MODEL_PATH") or str(runtime.local_model()),
         }
-        _start_ray()
+        _start_ray(workers)
     lap("Redis and Ray")
     try:
         with _console.status(f"a gang of {workers} ranks loads {os.environ['MODEL_PATH']}"):
@@ -77,12 +98,15 @@ def _run(prompt: str, out: Path, workers: int, scratch: Path) -> int:
     return 0
 
 
-def _start_ray() -> None:
+def _start_ray(workers: int) -> None:
     # The demo's output is for people; Ray's and Serve's logs stay in Ray's own folder.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     logging.getLogger("ray").setLevel(logging.ERROR)
     # A cluster of its own, even where another runs on this machine.
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    # Its CPUs are only counted, so that every count of ranks finds room.
+    ray.init(
+        "local", num_cpus=max(4, workers), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
 
 
 def _deploy(workers: int) -> str:

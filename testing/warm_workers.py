@@ -5,6 +5,8 @@ one process imports them, and Ray's workers are forks of it: Ray starts a worker
 ``py_executable``, which is this file with the address of that process; it hands over its arguments, environment and
 output, and lives as long as the fork. Nothing else differs, and what people run (``make demo``, the images, the
 benchmarks) does without.
+
+To find out whether a failure comes from this: ``WAN22_TESTS_COLD=1 pytest tests/service`` does without as well.
 """
 
 import json

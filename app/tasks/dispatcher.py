@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from app.tasks.store import StoreUnavailableError, TaskStore
@@ -113,7 +114,8 @@ class Dispatcher:
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return
+    # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that arrives together with the event, and then
+    # `close` would wait forever for a loop that goes on.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

@@ -189,7 +189,7 @@ def test_health_checks_are_answered_all_the_while(service: Service) -> None:
         return bool(service.gang()["have"] == 4)
 
     until("it has grown", grown, 90)
-    assert slowest < 10
+    assert slowest < 1, "while four ranks load on the same cores"
 
 
 def test_gangs_are_added_and_removed(service: Service) -> None:

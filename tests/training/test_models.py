@@ -43,6 +43,7 @@ PROMPTS = [
 ]
 
 
+@pytest.mark.slow  # makes whole videos
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("model", FOLDERS, ids=lambda path: path.name)
 def test_held_out_prompts_in_both_languages_get_their_colours_and_direction(model: Path) -> None:
@@ -51,6 +52,7 @@ def test_held_out_prompts_in_both_languages_get_their_colours_and_direction(mode
     assert (scores["colour"], scores["direction"]) == (1, 1), scores["rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(
     "changes",

@@ -10,7 +10,6 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from torch._dynamo.utils import counters
 from torch.nn.attention import _registry as attention_registry
 from torch.nn.attention import current_flash_attention_impl
 
@@ -22,6 +21,8 @@ from testing.ports import free_port
 from testing.rank_pool import RankPool
 from tests.app.model.makers import CACHED, GUIDED, UNGUIDED, Frames, alone, make
 from training.scoring import psnr
+
+FORTY_STEPS = pytest.mark.slow  # videos as long as the losses were measured with
 
 
 @pytest.fixture(scope="module")
@@ -46,17 +47,20 @@ def test_blocks_are_compiled_on_a_gpu(setting: str, device: str, compiled: bool)
     assert acceleration.compiles(options, torch.device(device)) is compiled
 
 
+@FORTY_STEPS
 def test_the_attention_that_is_fastest_on_a_cpu_changes_nothing(lossless: Frames) -> None:
     assert acceleration.fastest_attention(4, torch.device("cpu")) == "native"
     frames, _ = alone(local_model(), {"attention_backend": "auto"}, {"num_inference_steps": 40})[0]
     assert np.array_equal(frames, lossless)
 
 
+@FORTY_STEPS
 def test_fp8_linear_layers_stay_near(lossless: Frames) -> None:
     frames, _ = alone(local_model(), {"fp8_linear": True}, {"num_inference_steps": 40})[0]
     assert 27 < psnr([frames], [lossless]) < 60
 
 
+@FORTY_STEPS
 def test_a_step_cache_computes_fewer_steps_and_stays_near(lossless: Frames) -> None:
     frames, computed = alone(local_model(), CACHED, {"num_inference_steps": 40})[0]
     # Two branches a step: 6 steps, then every third of 34.
@@ -97,6 +101,8 @@ def test_blocks_cannot_be_compiled_without_a_compiler(tiny_model: Path, monkeypa
 def test_compiled_blocks_stay_near_offloaded_and_where_tokens_divide_and_where_not(
     tiny_model: Path, rank_pool: RankPool
 ) -> None:
+    from torch._dynamo.utils import counters  # a quarter of the time that all tests take to be collected
+
     uneven = UNGUIDED | {"width": 80, "height": 48, "num_frames": 1}  # 15 tokens
     plain = alone(tiny_model, {}, UNGUIDED, uneven)
     compiled = {"compile_blocks": "always"}

@@ -64,6 +64,7 @@ def test_a_random_model_is_a_complete_folder_with_one_experts_weights(
     assert Pipeline(str(folder), torch.device("cpu")).model.two_experts
 
 
+@pytest.mark.slow  # starts torchrun, whose rank compiles its blocks
 def test_a_run_makes_a_row_of_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
     words = ["--work", "tiny", "--gpus", "1", "--steps", "2", "6", "--results", str(results)]
@@ -104,6 +105,7 @@ def _by_hand(rank: int, port: int, system: str, folder: str) -> list[by_hand.Tak
         return by_hand.taken_by(system, folder, "tiny", [2, 4])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["same", "eager", "cache-dit", "cache-dit-cached"])
 def test_two_ranks_by_hand_make_each_video(system: str, fresh_world: RankPool, tiny_model: Path) -> None:
     videos, _ = fresh_world.call(2, _by_hand, free_port(), system, str(tiny_model))

@@ -1,0 +1,161 @@
+"""The dispatcher against a real server: what it cannot deliver goes back, and its loops outlive every fault."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.tasks import dispatcher
+from app.tasks.dispatcher import Dispatcher
+from app.tasks.embedded import EmbeddedRedis
+from app.tasks.store import Started, StoreUnavailableError, TaskStore
+from testing.records import gang_state, task_config
+from testing.waiting import until_async
+
+CLUSTER = "this-cluster"
+
+
+async def nothing(_: str) -> None:
+    """Forget a task that left nothing behind."""
+
+
+async def complete() -> bool:
+    return True
+
+
+@asynccontextmanager
+async def running(
+    store: TaskStore,
+    deliver: Callable[[dict[str, Any]], Awaitable[Any]],
+    forget: Callable[[str], Awaitable[None]] = nothing,
+) -> AsyncIterator[Dispatcher]:
+    """Run a dispatcher beside one gang that serves."""
+    await store.publish_gang(gang_state("gang", CLUSTER), serving=True, ttl_seconds=60)
+    one = Dispatcher(
+        store, cluster=CLUSTER, name="one", deliver=deliver, complete=complete, forget=forget, lease_seconds=1
+    )
+    try:
+        yield one
+    finally:
+        await one.close()
+
+
+async def do(store: TaskStore, task_id: str) -> None:
+    """Do a task as a leader does."""
+    started = await store.start(task_id, CLUSTER, "leader", 1)
+    assert isinstance(started, Started), started
+    assert await store.succeed(started, "video")
+
+
+async def test_a_delivery_that_fails_gives_its_task_back_and_costs_no_attempt(store: TaskStore) -> None:
+    delivered: list[str] = []
+
+    async def deliver(config: dict[str, Any]) -> None:
+        delivered.append(config["task_id"])
+        if len(delivered) == 1:
+            raise RuntimeError("the replica died before it began")
+        await do(store, config["task_id"])
+
+    await store.submit("first", {}, task_config())
+    await store.submit("second", {}, task_config())
+    async with running(store, deliver):
+
+        async def ended() -> list[Any] | None:
+            tasks = [await store.get(name) for name in ("first", "second")]
+            return tasks if all(task and task.status.ended for task in tasks) else None
+
+        tasks = await until_async("both are done", ended)
+    assert delivered == ["first", "first", "second"], "it went back to its old place in the queue"
+    assert [task.attempt for task in tasks] == [1, 1]
+
+
+async def test_a_delivery_that_fails_after_a_leader_began_leaves_the_task_to_its_lease(store: TaskStore) -> None:
+    begun: list[Started] = []
+
+    async def deliver(config: dict[str, Any]) -> None:
+        started = await store.start(config["task_id"], CLUSTER, "leader", 1)
+        assert isinstance(started, Started), started
+        begun.append(started)
+        raise RuntimeError("the connection broke")
+
+    await store.submit("task", {}, task_config())
+    async with running(store, deliver) as one:
+
+        async def over() -> bool:
+            return bool(begun) and not one._deliveries
+
+        await until_async("the delivery failed", over)
+        assert await store.beat(begun[0], 1) == "ok"
+        assert await store.succeed(begun[0], "video")
+    assert len(begun) == 1
+
+
+async def test_tasks_are_taken_again_when_redis_is_back(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path).start()
+    store = TaskStore.connect(server.url, lease_seconds=1, task_ttl_seconds=60, max_queued_tasks=50)
+    delivered: list[str] = []
+
+    async def deliver(config: dict[str, Any]) -> None:
+        delivered.append(config["task_id"])
+        await do(store, config["task_id"])
+
+    try:
+        async with running(store, deliver):
+            server.kill()
+            with pytest.raises(StoreUnavailableError):
+                await store.ping()
+            server.start()
+            await store.submit("afterwards", {}, task_config())
+
+            async def done() -> bool:
+                task = await store.get("afterwards")
+                return task is not None and task.status.ended
+
+            await until_async("it is done", done)
+    finally:
+        await store.close()
+        server.stop()
+    assert delivered == ["afterwards"]
+
+
+async def test_files_that_cannot_be_deleted_do_not_end_the_purge(
+    redis_server: EmbeddedRedis, store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_PURGE_SECONDS", 0.01)
+    short = TaskStore.connect(redis_server.url, lease_seconds=1, task_ttl_seconds=0.05, max_queued_tasks=50)
+    forgotten: list[str] = []
+
+    async def forget(task_id: str) -> None:
+        forgotten.append(task_id)
+        if len(forgotten) == 1:
+            raise OSError("read-only file system")
+
+    async def deliver(config: dict[str, Any]) -> None:
+        await do(short, config["task_id"])
+
+    async with running(short, deliver, forget):
+        for name in ("stuck", "next"):
+            await short.submit(name, {}, {})
+
+            async def gone(name: str = name) -> bool:
+                return name in forgotten
+
+            await until_async(f"{name} is forgotten", gone)
+    await short.close()
+    assert forgotten == ["stuck", "next"]
+
+
+@pytest.mark.parametrize("ticks", [0, 1])
+async def test_a_loop_that_is_woken_and_cancelled_at_once_ends(ticks: int) -> None:
+    event = asyncio.Event()
+    loop = asyncio.create_task(dispatcher._wait(event, 30))
+    await asyncio.sleep(0)
+    event.set()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    if loop.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await loop
