@@ -19,7 +19,7 @@ from app.http.application import SUBMIT_PATH, Readiness, TaskPage, TaskView, cre
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.http.request_body import BODY_DOCUMENTATION, submitted
 from app.media import images
-from app.media.storage import Storage, new_image_path
+from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
 from app.tasks.gang_state import GangState
@@ -156,17 +156,18 @@ class APIEntrypoint:
         config = request.complete(self._model, image)
         try:
             await asyncio.to_thread(self._storage.write, request.image, image.path)
-        except OSError as error:
+        except StorageError as error:
             _log.warning("the image of task %s could not be stored: %s", task_id, error)
             raise HTTPException(503, "the storage does not take the image; try again", {"Retry-After": "5"}) from None
         submission = await self._store.submit(task_id, request.body(image), config)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:
-            await asyncio.to_thread(self._storage.withdraw, image.path)
+            await asyncio.to_thread(self._storage.delete, image.path)
         return submission
 
-    async def _deliver(self, task_config: dict[str, Any]) -> None:
-        await self.generator_handle.generate_task.remote(task_config)
+    async def _deliver(self, task_config: dict[str, Any]) -> dict[str, Any]:
+        reply: dict[str, Any] = await self.generator_handle.generate_task.remote(task_config)
+        return reply
 
     async def _find(self, task_id: str) -> Task:
         return _known(await self._store.get(task_id), task_id)

@@ -11,6 +11,11 @@ _log = logging.getLogger(__name__)
 
 _EPOCH_TTL_SECONDS = 10.0
 _PURGE_SECONDS = 60.0
+_PAUSES = (0.02, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Seconds between the tries to bring one task to a gang; in all less than the shortest hold."""
+
+NOT_READY = "not_ready"
+"""The reply of a gang that cannot start a task now."""
 
 
 class Dispatcher:
@@ -70,7 +75,13 @@ class Dispatcher:
 
     async def _bring(self, task_id: str, config: dict[str, Any]) -> None:
         try:
-            await self._deliver({"task_id": task_id, **config})
+            # Serve chooses the gang. One that has just broken answers at once, and the next call finds another.
+            for pause in _PAUSES:
+                reply = await self._deliver({"task_id": task_id, **config})
+                if reply["status"] != NOT_READY:
+                    return
+                await asyncio.sleep(pause)
+            await self._store.give_back(task_id, self._name)
         except Exception as error:
             # The call is lost, not the task: if a leader had begun it, its lease decides what comes next.
             _log.warning("task %s: the call of a gang failed: %s", task_id, _first_line(error))
@@ -105,7 +116,8 @@ class Dispatcher:
                     await self._forget(task_id)
             except StoreUnavailableError:
                 _log.warning("old tasks could not be forgotten now")
-            except OSError as error:
+            except Exception as error:
+                # Whatever it is, this loop must live: nobody else forgets old tasks.
                 _log.warning("files of an old task remain: %s", error)
             await asyncio.sleep(_PURGE_SECONDS)
 

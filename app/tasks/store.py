@@ -259,12 +259,20 @@ class TaskStore:
         """End the task as cancelled; False if the attempt had lost it."""
         return await self._finish(attempt, TaskStatus.CANCELLED)
 
-    async def abandon(self, attempt: Started, reason: str) -> bool:
-        """Give the attempt up because its gang broke: the task is queued again, or failed after too many."""
-        reply = await self._run(
-            "abandon", attempt.task_id, attempt.attempt, reason, time.time(), self._ttl_ms, MOST_DEATHS
-        )
-        return bool(reply)
+    async def abandon(self, attempt: Started, reason: str, *, blameless: bool = False, kind: str = "") -> bool:
+        """Give the attempt up because its gang broke: the task is queued again, or failed after too many.
+
+        Args:
+            attempt: the attempt, which ends.
+            reason: for people.
+            blameless: whether no task can have caused it; it then does not count against the task.
+            kind: if given, a second end of the same kind fails the task, since a third attempt would end likewise.
+
+        Returns:
+            False if the attempt had lost its task.
+        """
+        words = (attempt.task_id, attempt.attempt, reason, time.time(), self._ttl_ms, MOST_DEATHS)
+        return bool(await self._run("abandon", *words, int(blameless), kind))
 
     async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
         flat = [word for pair in fields.items() for word in pair]

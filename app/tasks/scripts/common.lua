@@ -61,16 +61,34 @@ local function finish(id, status, finished_at, ttl_ms, fields)
 end
 
 -- The holder of a running task is gone: the next attempt may start, unless too many were lost or nobody wants it.
-local function hand_over(id, reason, finished_at, ttl_ms, most_deaths)
-  if redis.call('HGET', key('task:' .. id), 'cancel') then
+-- A blameless end does not count. From the second death on the task goes behind all others, so that one that kills
+-- its gangs delays nobody. A kind of end that comes twice fails the task: a third attempt would end likewise.
+local function hand_over(id, reason, finished_at, ttl_ms, most_deaths, blameless, kind)
+  local task = key('task:' .. id)
+  if redis.call('HGET', task, 'cancel') then
     finish(id, 'cancelled', finished_at, ttl_ms, {})
     return
   end
-  local deaths = redis.call('HINCRBY', key('task:' .. id), 'deaths', 1)
+  if blameless then
+    requeue(id)
+    return
+  end
+  local deaths = redis.call('HINCRBY', task, 'deaths', 1)
+  if kind and kind ~= '' then
+    if redis.call('HGET', task, 'last_end') == kind then
+      finish(id, 'failed', finished_at, ttl_ms, { 'error_code', 'no_progress', 'error_message',
+        'two attempts ended in the same way, the second time because ' .. reason })
+      return
+    end
+    redis.call('HSET', task, 'last_end', kind)
+  end
   if deaths > most_deaths then
     finish(id, 'failed', finished_at, ttl_ms, { 'error_code', 'gang_lost', 'error_message',
       'the task lost its gang ' .. deaths .. ' times, the last time because ' .. reason })
     return
   end
   requeue(id)
+  if deaths > 1 then
+    redis.call('ZADD', key('queue'), redis.call('INCR', key('seq')), id)
+  end
 end
