@@ -10,12 +10,22 @@ from typing import Any, Literal, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayError, RayTaskError
 
 from app.config import ConfigError, Device, ModelOptions
 from app.gang import placement
 from app.gang.placement import Slot
-from app.gang.rank import CONTROL_GROUP, Rank, RankPlace, RankState, Rendezvous, TaskFailedError
+from app.gang.rank import (
+    CONTROL_GROUP,
+    OutOfStepError,
+    Rank,
+    RankPlace,
+    RankState,
+    Rendezvous,
+    StorageAwayError,
+    TaskFailedError,
+    VideoNotWrittenError,
+)
 from app.tasks.task_config import TaskConfig
 
 _log = logging.getLogger(__name__)
@@ -38,6 +48,7 @@ class GangBrokenError(Exception):
         seconds: float,
         reason: str = "",
         task_error: TaskFailedError | None = None,
+        blameless: bool = False,
     ) -> None:
         """Describe the failure.
 
@@ -49,11 +60,13 @@ class GangBrokenError(Exception):
             seconds: how long it had been doing that.
             reason: the rank's own error.
             task_error: set if the task itself caused the failure, so that it is not tried again.
+            blameless: whether no task can have caused it: the node went, or its memory was short.
         """
         super().__init__(what, rank, ranks, during, seconds, reason)
         self.what, self.rank, self.ranks, self.during, self.seconds = what, rank, ranks, during, seconds
         self.reason = reason
         self.task_error = task_error
+        self.blameless = blameless
 
     def __str__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
@@ -232,6 +245,15 @@ class Gang:
         asking = (member.actor.state.remote() for member in self.members)
         return await self._call(asking, "a probe", self.timeouts.answer)
 
+    async def store_video(self, path: str) -> None:
+        """Store the video that ``generate`` made.
+
+        Raises:
+            StorageAwayError: the storage did not take it; it is kept, and this can be called again.
+            GangBrokenError: rank 0 died, and the video with it.
+        """
+        await self._call([self.members[0].actor.store_video.remote(path)], "storing the video", self.timeouts.step)
+
     def cancel(self, path: str) -> None:
         """Ask the gang to stop the attempt at ``path`` at its next step."""
         if self.members:
@@ -334,6 +356,10 @@ def _call(ref: Awaitable[Any]) -> "asyncio.Future[Any]":
     return asyncio.ensure_future(ref)
 
 
+_FOR_THE_LEADER = (TaskFailedError, ConfigError, StorageAwayError)
+"""The errors of a rank that say something about the task, the settings or the storage, not about the rank."""
+
+
 async def _collect(
     calls: "Sequence[asyncio.Future[Any]]", seconds: float | None = None, *, first_error: bool = True
 ) -> list[Outcome]:
@@ -350,7 +376,7 @@ def _outcome(rank: int, call: "asyncio.Future[Any]") -> Outcome:
     error = call.exception()
     if error is None:
         return Outcome(rank, value=call.result())
-    if isinstance(error, RayTaskError) and isinstance(error.cause, TaskFailedError | ConfigError):
+    if isinstance(error, RayTaskError) and isinstance(error.cause, _FOR_THE_LEADER):
         error = error.cause
     return Outcome(rank, error=error if isinstance(error, Exception) else RuntimeError(repr(error)))
 
@@ -366,7 +392,7 @@ def failure_of_call(outcomes: Sequence[Outcome], during: str, seconds: float) ->
         if outcome.died:
             return _broken("died", outcome, ranks, during, seconds)
     for outcome in outcomes:
-        if isinstance(outcome.error, TaskFailedError | ConfigError):
+        if isinstance(outcome.error, _FOR_THE_LEADER):
             return outcome.error
     for outcome in outcomes:
         if outcome.error is not None:
@@ -377,7 +403,9 @@ def failure_of_call(outcomes: Sequence[Outcome], during: str, seconds: float) ->
     return None
 
 
-def failure_of_task(outcomes: Sequence[Outcome], seconds: float) -> TaskFailedError | GangBrokenError:
+def failure_of_task(
+    outcomes: Sequence[Outcome], seconds: float
+) -> TaskFailedError | StorageAwayError | GangBrokenError:
     """Return the error of a task of which at least one rank failed.
 
     If all ranks report that the task failed, they are still in step, and the gang is fit for the next task. Otherwise
@@ -385,8 +413,14 @@ def failure_of_task(outcomes: Sequence[Outcome], seconds: float) -> TaskFailedEr
     along, so that the task is not tried again.
     """
     own = [outcome.error for outcome in outcomes if isinstance(outcome.error, TaskFailedError)]
-    if len(own) == len(outcomes):
+    others = [outcome for outcome in outcomes if not isinstance(outcome.error, TaskFailedError)]
+    if not others and not any(isinstance(error, OutOfStepError) for error in own):
         return own[0]
+    if own and isinstance(own[0], VideoNotWrittenError) and not any(one.error or one.late for one in others):
+        return own[0]
+    away = [outcome.error for outcome in outcomes if isinstance(outcome.error, StorageAwayError)]
+    if len(away) == len(outcomes):
+        return away[0]
     ranks, task_error = len(outcomes), own[0] if own else None
     for what, found in (
         ("died", [outcome for outcome in outcomes if outcome.died]),
@@ -406,5 +440,20 @@ def _broken(
         cause = outcome.error.cause if isinstance(outcome.error, RayTaskError) else outcome.error
         reason = f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
     return GangBrokenError(
-        what, rank=outcome.rank, ranks=ranks, during=during, seconds=seconds, reason=reason, task_error=task_error
+        what,
+        rank=outcome.rank,
+        ranks=ranks,
+        during=during,
+        seconds=seconds,
+        reason=reason,
+        task_error=task_error,
+        blameless=_blameless(outcome.error),
     )
+
+
+def _blameless(error: Exception | None) -> bool:
+    """Whether a rank died by something that no task does: its node went, or Ray's memory monitor chose it."""
+    if isinstance(error, OutOfMemoryError | NodeDiedError) or getattr(error, "preempted", False):
+        return True
+    # Ray has no type for an actor that died with its node (ray 2.60, exceptions.py: ActorDiedError).
+    return isinstance(error, ActorDiedError) and "node has died" in str(error)

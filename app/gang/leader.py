@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +16,20 @@ from app import runtime
 from app.config import AppArgs, ConfigError, Environment, UserConfig, explain
 from app.gang.gang import Gang, GangBrokenError, RankSettings, Timeouts
 from app.gang.placement import leaders_slot
-from app.gang.rank import TaskFailedError
+from app.gang.rank import StorageAwayError, TaskFailedError
 from app.gang.supervisor import GangSupervisor
-from app.media.storage import Storage, video_path
+from app.media.storage import Storage, StorageError, video_path
 from app.model.folder import ModelFolder
+from app.tasks.dispatcher import NOT_READY
 from app.tasks.store import Started, StoreUnavailableError, TaskError, TaskStore
 
 _log = logging.getLogger(__name__)
 
 _PUBLISH_SECONDS = 1.0
+_STORAGE_SECONDS = 30.0
+"""The longest pause between two tries to store a finished video."""
+_CHECK_SECONDS = 5.0
+"""Pause between two checks of a storage that was away."""
 _BEAT_SECONDS = 0.5
 """Pause between two heartbeats; a client's cancellation reaches the ranks within this time, too."""
 
@@ -63,6 +69,8 @@ class VideoGenerator:
             gang, self._store, leaders_slot(), self._model.heads, args.resize_timeout_seconds
         )
         self._task_id: str | None = None
+        self._storage_problem = ""
+        """Why the storage takes no video now; empty if it does."""
         self._background: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -79,6 +87,7 @@ class VideoGenerator:
             except GangBrokenError as error:
                 raise ConfigError(f"the gang could not be formed: {error}") from None
             self._background.append(asyncio.create_task(self._supervisor.run()))
+            self._background.append(asyncio.create_task(self._check_storage()))
             return
         try:
             self._supervisor.record(_target(user_config))
@@ -96,14 +105,13 @@ class VideoGenerator:
         Returns:
             ``{"task_id", "status"}`` with ``succeeded``, ``failed`` or ``cancelled``; ``queued`` if the task has to be
             tried again; ``running`` if another gang has it or took it from this one; ``unknown`` if Redis does not
-            have it.
-
-        Raises:
-            GangNotReadyError: there is no gang now; the task was not started.
+            have it; ``not_ready`` if this gang cannot run a task now and has not started it.
         """
         task_id = str(task_config["task_id"])
         async with self._supervisor.turn:
-            self._supervisor.require_gang()
+            # A rank that died or hangs unseen would cost the task an attempt: a probe takes milliseconds.
+            if not (self._ready and await self._supervisor.answers()):
+                return {"task_id": task_id, "status": NOT_READY}
             holder = f"{self._id}/{uuid.uuid4()}"
             steps = int(task_config.get("num_inference_steps") or 0)
             started = await self._store.start(task_id, self._cluster, holder, steps)
@@ -125,27 +133,77 @@ class VideoGenerator:
             )
             return await self._fail(started, TaskFailedError("unknown_fields", message))
         path = video_path(started.task_id, started.attempt)
-        heartbeat = _Heartbeat(self._store, self._supervisor.gang, started, path, self._args.lease_seconds)
+        heartbeat = _Heartbeat(self._store, self._supervisor.gang, started, path, self._args)
         try:
             async with heartbeat:
                 video = await self._supervisor.gang.generate(started.config, path)
+                if video is not None and not await self._store_video(video, heartbeat):
+                    video = None
         except TaskFailedError as error:
             status = await self._fail(started, error)
             await self._supervisor.renew()
             return status
+        except StorageAwayError as error:
+            self._storage_problem = str(error)
+            return await self._give_up(started, str(error), blameless=True)
         except GangBrokenError as error:
             self._supervisor.broken(error)
             if error.task_error:
                 return await self._fail(started, error.task_error)
-            reason = str(error)
-            kept = await _until_heard(lambda: self._store.abandon(started, reason))
-            return "queued" if kept else "running"
+            # A task that stops its gang twice at the same point is no victim of chance.
+            kind = f"{error.what} during {error.during}" if error.what == "made no progress" else ""
+            return await self._give_up(started, str(error), blameless=error.blameless, kind=kind)
+        if video is None and heartbeat.overdue:
+            allowed = f"max_task_seconds allows {self._args.max_task_seconds:g} s"
+            message = f"the task took longer than {allowed}; ask for fewer frames, steps or pixels, or raise the limit"
+            return await self._fail(started, TaskFailedError("too_long", message))
         if video is None:
             kept = not heartbeat.lost and await _until_heard(lambda: self._store.stop(started))
             return "cancelled" if kept else "running"
         kept = await _until_heard(lambda: self._store.succeed(started, video))
         await self._sweep(started, keep=video if kept else None)
         return "succeeded" if kept else "running"
+
+    async def _store_video(self, path: str, heartbeat: "_Heartbeat") -> bool:
+        """Store the finished video, again and again while the storage is away; False if nobody wants it any more."""
+        pause = 1.0
+        while not heartbeat.stopped:
+            try:
+                await self._supervisor.gang.store_video(path)
+            except StorageAwayError as error:
+                _log.warning("a finished video waits for the storage: %s", error)
+                self._storage_problem = str(error)
+                self._supervisor.announce()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _STORAGE_SECONDS)
+            else:
+                self._storage_problem = ""
+                return True
+        return False
+
+    async def _give_up(self, started: Started, reason: str, *, blameless: bool, kind: str = "") -> str:
+        kept = await _until_heard(lambda: self._store.abandon(started, reason, blameless=blameless, kind=kind))
+        return "queued" if kept else "running"
+
+    async def _check_storage(self) -> None:
+        """Try the storage at the start, and after a failure until it works: a gang that cannot store takes no task."""
+        tried = False
+        while True:
+            if self._task_id is None and (self._storage_problem or not tried):
+                tried = True
+                try:
+                    await asyncio.to_thread(self._storage.check)
+                    self._storage_problem = ""
+                except StorageError as error:
+                    self._storage_problem = str(error)
+                    _log.warning("the gang takes no task: %s", error)
+                self._supervisor.announce()
+            await asyncio.sleep(_CHECK_SECONDS)
+
+    @property
+    def _ready(self) -> bool:
+        """Whether a task can be started now."""
+        return self._supervisor.serving and not self._storage_problem
 
     async def _fail(self, started: Started, error: TaskFailedError) -> str:
         _log.warning("task %s failed: %s: %s", started.task_id, error.code, error.message)
@@ -159,7 +217,7 @@ class VideoGenerator:
                 await asyncio.to_thread(self._storage.delete, video_path(started.task_id, started.attempt))
             elif started.attempt > 1:
                 await asyncio.to_thread(self._storage.delete_task, started.task_id, keep)
-        except OSError as error:
+        except StorageError as error:
             _log.warning("task %s: files of other attempts remain: %s", started.task_id, error)
 
     async def _publish(self) -> None:
@@ -167,8 +225,12 @@ class VideoGenerator:
         ttl = 3 * _PUBLISH_SECONDS
         while True:
             state = self._supervisor.report(gang_id=self._id, cluster=self._cluster, task_id=self._task_id)
+            if self._storage_problem:
+                state = state.model_copy(update={"message": f"no task is taken: {self._storage_problem}"})
             try:
-                await self._store.publish_gang(state, serving=self._supervisor.serving, ttl_seconds=ttl)
+                # A gang that stores its last video is at work, and counts.
+                serving = self._ready or self._task_id is not None
+                await self._store.publish_gang(state, serving=serving, ttl_seconds=ttl)
             except StoreUnavailableError as error:
                 _log.warning("the gang's state could not be published: %s", error)
             await self._supervisor.changed(_PUBLISH_SECONDS)
@@ -181,16 +243,22 @@ class VideoGenerator:
 
 
 class _Heartbeat:
-    """Renews an attempt's lease while its gang works, and passes a cancellation on to the gang."""
+    """Renews an attempt's lease while its gang works, and passes on to the gang that it has to stop."""
 
-    def __init__(self, store: TaskStore, gang: Gang, started: Started, path: str, lease_seconds: float) -> None:
+    def __init__(self, store: TaskStore, gang: Gang, started: Started, path: str, args: AppArgs) -> None:
         self._store = store
         self._gang = gang
         self._started = started
         self._path = path
-        self._period = min(_BEAT_SECONDS, lease_seconds / 5)
+        self._period = min(_BEAT_SECONDS, args.lease_seconds / 5)
+        self._ends = time.monotonic() + args.max_task_seconds
         self._task: asyncio.Task[None] | None = None
         self.lost = False
+        """Whether the attempt lost its task."""
+        self.stopped = False
+        """Whether the gang was asked to stop: the task is lost, cancelled or overdue."""
+        self.overdue = False
+        """Whether the task took longer than max_task_seconds."""
 
     async def __aenter__(self) -> "_Heartbeat":
         self._task = asyncio.create_task(self._beat())
@@ -205,9 +273,11 @@ class _Heartbeat:
         while not self.lost:
             with contextlib.suppress(StoreUnavailableError):
                 verdict = await self._store.beat(self._started, self._gang.step)
-                if verdict != "ok":
-                    self._gang.cancel(self._path)
                 self.lost = verdict == "lost"
+                self.overdue = verdict == "ok" and time.monotonic() > self._ends
+                self.stopped = verdict != "ok" or self.overdue
+                if self.stopped:
+                    self._gang.cancel(self._path)
             await asyncio.sleep(self._period)
 
 

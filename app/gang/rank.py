@@ -78,8 +78,24 @@ class TaskFailedError(Exception):
         self.message = message
 
 
+class OutOfStepError(TaskFailedError):
+    """The task failed on this rank at a point that other ranks need not have reached: the group has to form again."""
+
+
+class VideoNotWrittenError(TaskFailedError):
+    """Rank 0 alone failed, outside of any collective: all ranks are fit for the next task."""
+
+
 class PeerLostError(Exception):
     """A collective failed because another rank, or the network between the ranks, is gone."""
+
+
+class RankLostError(Exception):
+    """This process is not fit for another task, by no fault of the task: its CUDA context or its memory is damaged."""
+
+
+class StorageAwayError(Exception):
+    """The storage did not take the video; the video is still on rank 0's disk."""
 
 
 class Rank:
@@ -102,6 +118,8 @@ class Rank:
         self._path: str | None = None
         self._step = 0
         self._cancelled: str | None = None
+        self._video: tempfile.TemporaryDirectory[str] | None = None
+        """The folder with the finished video, until the next one is made."""
 
     def place(self) -> RankPlace:
         context = ray.get_runtime_context()
@@ -178,11 +196,11 @@ class Rank:
         self._store = None
 
     def generate(self, config: TaskConfig, path: str) -> str | None:
-        """Run one task together with the other ranks.
+        """Run one task together with the other ranks; rank 0 keeps the video on its disk for ``store_video``.
 
         Args:
             config: the request.
-            path: storage path at which rank 0 stores the video; it also names the attempt for ``cancel``.
+            path: storage path of the video; it names the attempt for ``cancel`` and ``store_video``.
 
         Returns:
             ``path`` on rank 0; None on other ranks, and on all ranks if the task was cancelled.
@@ -190,6 +208,7 @@ class Rank:
         Raises:
             TaskFailedError: the task cannot be done; the rank is fit for the next one.
             PeerLostError: the ranks cannot reach each other any more.
+            RankLostError: this rank is not fit for any task.
         """
         from app.model.pipeline import CancelledError
 
@@ -201,7 +220,7 @@ class Rank:
             pieces = self._pipeline.stream(config, self._on_step, image)
             if pieces is not None:
                 try:
-                    _store_video(pieces, config.fps, self._storage_uri, path)
+                    self._write_video(pieces, config.fps)
                 finally:
                     # Drain the iterator even if writing failed: the other ranks decode in lockstep and would wait.
                     for _ in pieces:
@@ -216,6 +235,35 @@ class Rank:
         finally:
             self._path = None
         return None
+
+    def store_video(self, path: str) -> None:
+        """Store the video that ``generate`` made at ``path``. It may be called again if the storage was away.
+
+        Raises:
+            StorageAwayError: the storage did not take it.
+        """
+        from app.media.storage import Storage, StorageError
+
+        if self._video is None:
+            raise RuntimeError("the rank has no video: generate comes before store_video")
+        try:
+            Storage(self._storage_uri).put(Path(self._video.name, "video.mp4"), path)
+        except StorageError as error:
+            raise StorageAwayError(str(error)) from error
+        self._video.cleanup()
+        self._video = None
+
+    def _write_video(self, pieces: Iterable[Any], fps: int) -> None:
+        from app.media.mp4 import write_mp4
+
+        if self._video is not None:
+            self._video.cleanup()
+        self._video = tempfile.TemporaryDirectory(prefix="wan22-")
+        try:
+            write_mp4(pieces, fps, Path(self._video.name, "video.mp4"))
+        except OSError as error:
+            message = f"rank 0 could not write the video to its disk ({error.strerror}); make room in the pod's /tmp"
+            raise VideoNotWrittenError("video_not_written", message) from error
 
     @_in_control_thread
     def state(self) -> RankState:
@@ -275,28 +323,25 @@ def device_index(visible: int, assigned: Sequence[str], cuda_visible_devices: st
     return order.index(assigned[0])
 
 
-def _store_video(pieces: Iterable[Any], fps: int, storage_uri: str, path: str) -> None:
-    from app.media.mp4 import write_mp4
-    from app.media.storage import Storage
-
-    with tempfile.TemporaryDirectory(prefix="wan22-") as folder:
-        file = Path(folder, "video.mp4")
-        write_mp4(pieces, fps, file)
-        Storage(storage_uri).put(file, path)
-
-
 def _stored_image(storage_uri: str, path: str) -> bytes:
-    from app.media.storage import Storage
+    from app.media.storage import Storage, StorageError
 
     try:
         return Storage(storage_uri).read(path)
+    except StorageError as error:
+        raise StorageAwayError(str(error)) from error
     except FileNotFoundError:
         raise TaskFailedError(
             "image_lost", f"the task's image is no longer in the storage ({path}); submit the task again"
         ) from None
 
 
-def _translated(error: Exception) -> TaskFailedError | PeerLostError:
+_DAMAGED = ("CUDA error", "cuDNN error", "CUDNN_STATUS", "CUBLAS_STATUS", "NVRTC", "uncorrectable ECC")
+"""In the messages of errors after which a CUDA context, and so the process, computes nothing any more."""
+
+
+def _translated(error: Exception) -> Exception:
+    """Return the error as the leader understands it: the task's, the peers', or this rank's."""
     import torch
     import torch.distributed as dist
 
@@ -305,9 +350,17 @@ def _translated(error: Exception) -> TaskFailedError | PeerLostError:
     found = first_line.partition(". Including ")[0]
     # Gloo raises a plain RuntimeError; only the source file in its message identifies it.
     if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in first_line):
-        full = isinstance(error.__cause__, torch.OutOfMemoryError)
-        return PeerLostError(f"{found}; {_MORE_MEMORY}" if full else first_line)
+        if isinstance(error.__cause__, torch.OutOfMemoryError):
+            return OutOfStepError("out_of_memory", f"a GPU does not hold this request ({found}); {_MORE_MEMORY}")
+        return PeerLostError(first_line)
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
         return TaskFailedError("out_of_memory", f"the GPU does not hold this request ({found}); {_MORE_MEMORY}")
+    if isinstance(error, StorageAwayError):
+        return error
+    device_lost = isinstance(error, getattr(torch, "AcceleratorError", ())) or (
+        isinstance(error, RuntimeError) and any(name in str(error) for name in _DAMAGED)
+    )
+    if device_lost or isinstance(error, MemoryError):
+        return RankLostError(f"{type(error).__name__}: {first_line}")
     return TaskFailedError("generation_failed", f"{type(error).__name__}: {first_line}")

@@ -36,12 +36,14 @@ _log = logging.getLogger(__name__)
 _START_PATIENCE_SECONDS = 10.0
 """How long a starting gang waits for room for all of its ranks before it starts with fewer."""
 _MOST_FAILURES = 3
+_PROBE_SECONDS = 2.0
+"""How long the ranks may take to answer before a task is started on another gang."""
 _QUIET_SECONDS = 60.0
 """A gang that breaks again within this time is formed again after a pause, not at once."""
 
 
-class GangNotReadyError(Exception):
-    """There is no process group that could run a task."""
+class GangNotFormedError(Exception):
+    """The gang could not be formed, several times in a row."""
 
 
 class _UnmetError(Exception):
@@ -74,6 +76,8 @@ class GangSupervisor:
         self._message = ""
         self._resizing = False
         self._forming = False
+        self._suspect = False
+        """Whether a rank did not answer a probe in time."""
         self._failures = 0
         self._retry = Backoff()
         self._broke_at = -_QUIET_SECONDS
@@ -113,6 +117,7 @@ class GangSupervisor:
             return
         _log.error("the gang broke and starts again: %s", error)
         self._kept_slots = self.gang.kill()
+        self._suspect = False
         self._message = f"starting again: {error}"
         now = time.monotonic()
         if now - self._broke_at < _QUIET_SECONDS:
@@ -122,20 +127,28 @@ class GangSupervisor:
         self._broke_at = now
         self._nudge()
 
-    def require_gang(self) -> None:
-        """Raise GangNotReadyError if no task can be started now."""
-        if not self.serving:
-            raise GangNotReadyError(f"the gang is not ready: {self._message or 'it is starting'}")
+    async def answers(self) -> bool:
+        """Whether every rank answers a probe at once. A gang that does not takes no task until it does, or is ended."""
+        try:
+            await asyncio.wait_for(self.gang.states(), _PROBE_SECONDS)
+        except TimeoutError:
+            self._suspect = True
+            self._nudge()
+        except GangBrokenError as error:
+            self.broken(error)
+        else:
+            self._suspect = False
+        return self.serving
 
     def check(self) -> None:
-        """Raise GangNotReadyError once forming the gang has failed too often."""
+        """Raise GangNotFormedError once forming the gang has failed too often."""
         if self._failures >= _MOST_FAILURES:
-            raise GangNotReadyError(f"the gang could not be formed {self._failures} times: {self._message}")
+            raise GangNotFormedError(f"the gang could not be formed {self._failures} times: {self._message}")
 
     @property
     def serving(self) -> bool:
         """Whether the gang takes tasks."""
-        return bool(self.gang.members) and not self._forming
+        return bool(self.gang.members) and not self._forming and not self._suspect
 
     def report(self, *, gang_id: str, cluster: str, task_id: str | None) -> GangState:
         """Return the gang's state as it is published."""
@@ -321,6 +334,7 @@ class GangSupervisor:
     async def _probe(self) -> None:
         try:
             await self.gang.states()
+            self._suspect = False
         except GangBrokenError as error:
             # A task may have begun and found the same; then this does nothing.
             self.broken(error)

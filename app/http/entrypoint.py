@@ -20,7 +20,7 @@ from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.http.request_body import BODY_DOCUMENTATION, read_request
 from app.http.views import Readiness, TaskPage, TaskView, view
 from app.media import images
-from app.media.storage import Storage, new_image_path
+from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
 from app.tasks.gang_state import GangState
@@ -76,7 +76,7 @@ class APIEntrypoint:
             name=serve.get_replica_context().replica_id.unique_id,
             deliver=self._deliver,
             complete=_gangs_are_up,
-            forget=lambda task_id: asyncio.to_thread(self._storage.delete_task, task_id),
+            delete_files=lambda task_id: asyncio.to_thread(self._storage.delete_task, task_id),
             lease_seconds=args.lease_seconds,
         )
 
@@ -178,7 +178,7 @@ class APIEntrypoint:
         config = request.complete(self._model, image)
         try:
             await asyncio.to_thread(self._storage.write, request.image, image.path)
-        except OSError as error:
+        except StorageError as error:
             _log.warning("the image of task %s could not be stored: %s", task_id, error)
             message = (
                 "The storage did not accept the image. Try again in 5 seconds; the log of APIEntrypoint has the reason."
@@ -190,8 +190,9 @@ class APIEntrypoint:
             await asyncio.to_thread(self._storage.delete, image.path)
         return submission
 
-    async def _deliver(self, task_config: dict[str, Any]) -> None:
-        await self.generator_handle.generate_task.remote(task_config)
+    async def _deliver(self, task_config: dict[str, Any]) -> str:
+        reply = await self.generator_handle.generate_task.remote(task_config)
+        return str(reply["status"])
 
     async def _find(self, task_id: str) -> Task:
         return _known(await self._store.get(task_id), task_id)

@@ -13,6 +13,11 @@ _log = logging.getLogger(__name__)
 
 _EPOCH_TTL_SECONDS = 10.0
 _PURGE_SECONDS = 60.0
+_PAUSES = (0.02, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Seconds between the tries to bring one task to a gang; in all less than the shortest hold."""
+
+NOT_READY = "not_ready"
+"""The reply of a gang that cannot start a task now."""
 
 
 class Dispatcher:
@@ -24,7 +29,7 @@ class Dispatcher:
         name: a name that no other dispatcher has.
         deliver: runs a task on a gang and returns when the task ends.
         complete: returns whether every gang of the release is up; called until the release has its epoch.
-        forget: called with the id of every task that was deleted from the store.
+        delete_files: deletes the files of the task with this id.
         lease_seconds: how long a task that was taken is held.
     """
 
@@ -34,9 +39,9 @@ class Dispatcher:
         *,
         cluster: str,
         name: str,
-        deliver: Callable[[dict[str, Any]], Awaitable[Any]],
+        deliver: Callable[[dict[str, Any]], Awaitable[str]],
         complete: Callable[[], Awaitable[bool]],
-        forget: Callable[[str], Awaitable[None]],
+        delete_files: Callable[[str], Awaitable[None]],
         lease_seconds: float,
     ) -> None:
         self._store = store
@@ -44,7 +49,7 @@ class Dispatcher:
         self._name = name
         self._deliver = deliver
         self._complete = complete
-        self._forget = forget
+        self._delete_files = delete_files
         # Often enough to reclaim expired leases soon, and more often than the silence limit of take.lua (half a lease).
         self._poll_seconds = min(1.0, lease_seconds / 6)
         self._wake = asyncio.Event()
@@ -73,7 +78,12 @@ class Dispatcher:
 
     async def _send(self, task_id: str, config: dict[str, Any]) -> None:
         try:
-            await self._deliver({"task_id": task_id, **config})
+            # Serve chooses the gang. One that has just broken answers at once, and the next call finds another.
+            for pause in _PAUSES:
+                if await self._deliver({"task_id": task_id, **config}) != NOT_READY:
+                    return
+                await asyncio.sleep(pause)
+            await self._store.give_back(task_id, self._name)
         except Exception as error:
             # Only the call is lost. If a leader has started the task, the lease decides whether it is started again.
             _log.warning("task %s: calling a gang failed: %s: %s", task_id, type(error).__name__, first_line(error))
@@ -102,14 +112,19 @@ class Dispatcher:
             await asyncio.sleep(_EPOCH_TTL_SECONDS / 5 if epoch else 1.0)
 
     async def _purge(self) -> None:
+        """Delete old tasks, their files first: a record that is gone could tell nobody which files are left."""
         while True:
             try:
-                for task_id in await self._store.purge():
-                    await self._forget(task_id)
-            except StoreUnavailableError:
-                _log.warning("ended tasks could not be deleted from the store; the next try is in %g s", _PURGE_SECONDS)
-            except OSError as error:
-                _log.warning("files of a deleted task remain in the storage: %s", error)
+                for task_id in await self._store.expired():
+                    try:
+                        await self._delete_files(task_id)
+                    except Exception as error:
+                        # Each storage has its own errors; whatever it is, the other tasks' files can still go.
+                        _log.warning("task %s: its files are deleted later: %s", task_id, first_line(error))
+                    else:
+                        await self._store.forget(task_id)
+            except StoreUnavailableError as error:
+                _log.warning("old tasks are deleted later: %s", error)
             await asyncio.sleep(_PURGE_SECONDS)
 
 

@@ -17,15 +17,16 @@ class Key(StrEnum):
 
     TASK = "task:"
     """Hash of one task, by its id. ``submit`` writes task_id, digest (of the body), config (JSON), created_at, seq,
-    status, attempt, deaths, step and steps; ``take`` and ``start`` cluster and holder; ``start`` started_at; ``beat``
+    status, attempt, deaths, step and steps; ``take`` and ``start`` cluster and holder; a lost attempt deaths, last_end
+    (its kind) and place (in the queue, if not by seq); ``start`` started_at; ``beat``
     step; ``cancel`` cancel (1); a task's end finished_at and video, or error_code and error_message. Lives until
-    ``purge``."""
+    ``forget``."""
     SEQUENCE = "seq"
     """Counter: how many tasks were accepted; ``submit`` gives the next number to a task. Lives for ever."""
     TASKS = "tasks"
-    """Sorted set of all task ids by seq. ``submit`` adds, ``purge`` removes."""
+    """Sorted set of all task ids by seq. ``submit`` adds, ``forget`` removes."""
     TASKS_BY_STATUS = "tasks:"
-    """Sorted set of the ids of the tasks in one status, by seq. Every move of a task keeps it; ``purge`` removes."""
+    """Sorted set of the ids of the tasks in one status, by seq. Every move of a task keeps it; ``forget`` removes."""
     QUEUE = "queue"
     """Sorted set of the ids of tasks that wait, by seq. ``submit`` and a lost lease add; ``take``, ``start`` and a
     task's end remove."""
@@ -35,7 +36,7 @@ class Key(StrEnum):
     HELD_BY_CLUSTER = "out:"
     """Sorted set as LEASES, of the tasks held in one cluster: ``take`` compares it with that cluster's gangs."""
     ENDED = "ended"
-    """Sorted set of the ids of ended tasks, by the time from which ``purge`` deletes them."""
+    """Sorted set of the ids of ended tasks, by the time from which ``expired`` returns them; ``forget`` removes."""
 
     # Gangs and releases
 
@@ -43,7 +44,7 @@ class Key(StrEnum):
     """String: state of one gang (JSON), by its id. ``publish_gang`` writes; ends by its TTL or ``retire_gang``."""
     GANGS = "members:"
     """Sorted set of the ids of one cluster's gangs, by the end of their publication. ``publish_gang`` writes,
-    ``retire_gang`` removes; of a gang that died the id stays, without a GANG."""
+    ``retire_gang`` and, once it has ended, any later ``publish_gang`` removes."""
     SERVING_GANGS = "gangs:"
     """Sorted set as GANGS, of the gangs that take tasks. ``take`` removes those that were not published in time."""
     EPOCH = "epoch"

@@ -198,7 +198,7 @@ class TaskStore:
         return Submission(outcome, task)
 
     async def get(self, task_id: str) -> Task | None:
-        """Return the task; None if it is unknown or was purged."""
+        """Return the task; None if it is unknown or was forgotten."""
         with _unavailable():
             fields = await cast("Awaitable[dict[str, str]]", self._redis.hgetall(Key.TASK.full(task_id)))
         return Task.from_hash(fields) if fields else None
@@ -224,9 +224,17 @@ class TaskStore:
         await self._run("cancel", task_id, time.time(), self._ttl_ms)
         return await self.get(task_id)
 
-    async def purge(self, limit: int = 100) -> list[str]:
-        """Delete up to ``limit`` ended tasks that are older than their time to live; return their ids."""
-        return cast(list[str], await self._run("purge", limit))
+    async def expired(self, limit: int = 100, again_seconds: float = 60) -> list[str]:
+        """Return the ids of up to ``limit`` ended tasks older than their time to live.
+
+        The caller deletes their files and then calls ``forget``. A task that is not forgotten, since its files could
+        not be deleted, is returned again after ``again_seconds``.
+        """
+        return cast(list[str], await self._run("expired", limit, int(again_seconds * 1000)))
+
+    async def forget(self, task_id: str) -> None:
+        """Delete the record of an ended task. Its files must be gone: a new task may then take the same id."""
+        await self._run("forget", task_id)
 
     # Dispatchers
 
@@ -287,16 +295,20 @@ class TaskStore:
         """End the task as cancelled; False if the attempt no longer owns the task."""
         return await self._finish(attempt, TaskStatus.CANCELLED)
 
-    async def abandon(self, attempt: Started, reason: str) -> bool:
+    async def abandon(self, attempt: Started, reason: str, *, blameless: bool = False, kind: str = "") -> bool:
         """Give the attempt up because its gang broke: queue the task again, or fail it after too many losses.
+
+        Args:
+            attempt: the attempt, which ends.
+            reason: for people.
+            blameless: whether no task can have caused it; the loss then does not count against the task.
+            kind: if given, a second end of the same kind fails the task, since a third attempt would end likewise.
 
         Returns:
             False if the attempt no longer owned the task.
         """
-        reply = await self._run(
-            "abandon", attempt.task_id, attempt.attempt, reason, time.time(), self._ttl_ms, MOST_DEATHS
-        )
-        return bool(reply)
+        words = (attempt.task_id, attempt.attempt, reason, time.time(), self._ttl_ms, MOST_DEATHS)
+        return bool(await self._run("abandon", *words, int(blameless), kind))
 
     async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
         flat = [word for pair in fields.items() for word in pair]
@@ -318,8 +330,8 @@ class TaskStore:
     async def gangs(self, cluster: str) -> list[GangState]:
         """Return the published state of every live gang of ``cluster``, ordered by name."""
         with _unavailable():
-            names = sorted(await cast("Awaitable[list[str]]", self._redis.zrange(f"{PREFIX}members:{cluster}", 0, -1)))
-            states = await self._redis.mget([f"{PREFIX}gang:{name}" for name in names]) if names else []
+            names = sorted(await cast("Awaitable[list[str]]", self._redis.zrange(Key.GANGS.full(cluster), 0, -1)))
+            states = await self._redis.mget([Key.GANG.full(name) for name in names]) if names else []
         return [GangState.model_validate_json(state) for state in states if state]
 
     async def keep_epoch(self, cluster: str, *, complete: bool, ttl_seconds: float) -> int:

@@ -43,11 +43,12 @@ local function lease(id, cluster, holder, until_ms)
   redis.call('ZADD', Key.HELD_BY_CLUSTER .. cluster, until_ms, id)
 end
 
--- Ends a task's hold and puts the task back into the queue at its old place.
+-- Ends a task's hold and puts the task back into the queue at its place: its old one, unless hand_over gave another.
 local function requeue(id)
   release(id)
   set_status(id, 'queued')
-  redis.call('ZADD', Key.QUEUE, redis.call('HGET', Key.TASK .. id, 'seq'), id)
+  local seq, place = unpack(redis.call('HMGET', Key.TASK .. id, 'seq', 'place'))
+  redis.call('ZADD', Key.QUEUE, place or seq, id)
   wake()
 end
 
@@ -62,17 +63,35 @@ local function finish(id, status, finished_at, ttl_ms, fields)
 end
 
 -- Ends a lost attempt at a running task. The task is queued again, unless a client cancelled it or it lost more gangs
--- than most_deaths.
-local function hand_over(id, reason, finished_at, ttl_ms, most_deaths)
-  if redis.call('HGET', Key.TASK .. id, 'cancel') then
+-- than most_deaths. A blameless end does not count. From the second death on the task goes behind all others, so that
+-- a task that kills its gangs delays nobody. A kind of end that comes twice fails the task: a third attempt would end
+-- in the same way.
+local function hand_over(id, reason, finished_at, ttl_ms, most_deaths, blameless, kind)
+  local task = Key.TASK .. id
+  if redis.call('HGET', task, 'cancel') then
     finish(id, 'cancelled', finished_at, ttl_ms, {})
     return
   end
-  local deaths = redis.call('HINCRBY', Key.TASK .. id, 'deaths', 1)
+  if blameless then
+    requeue(id)
+    return
+  end
+  local deaths = redis.call('HINCRBY', task, 'deaths', 1)
+  if kind and kind ~= '' then
+    if redis.call('HGET', task, 'last_end') == kind then
+      finish(id, 'failed', finished_at, ttl_ms, { 'error_code', 'no_progress', 'error_message',
+        'two attempts ended in the same way, the second time because ' .. reason })
+      return
+    end
+    redis.call('HSET', task, 'last_end', kind)
+  end
   if deaths > most_deaths then
     finish(id, 'failed', finished_at, ttl_ms, { 'error_code', 'gang_lost', 'error_message',
       'the task lost its gang ' .. deaths .. ' times, the last time because ' .. reason })
     return
+  end
+  if deaths > 1 then
+    redis.call('HSET', task, 'place', redis.call('INCR', Key.SEQUENCE))
   end
   requeue(id)
 end

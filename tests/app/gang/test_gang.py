@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 import pytest
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
 
 from app.config import ConfigError
 from app.gang.gang import (
@@ -19,7 +19,14 @@ from app.gang.gang import (
     rendezvous_of,
 )
 from app.gang.placement import Slot
-from app.gang.rank import PeerLostError, RankPlace, TaskFailedError
+from app.gang.rank import (
+    OutOfStepError,
+    PeerLostError,
+    RankPlace,
+    StorageAwayError,
+    TaskFailedError,
+    VideoNotWrittenError,
+)
 
 
 def member(node: str, pid: int, *, leaders: bool = False) -> Member:
@@ -60,7 +67,12 @@ def raised(error: Exception) -> RayTaskError:
 
 
 DIED = ActorDiedError()
+NODE_DIED = ActorDiedError()
+NODE_DIED.error_msg = "The actor died unexpectedly. The actor died because its node has died."
 TASK_ERROR = TaskFailedError("out_of_memory", "the GPU does not hold this request")
+OUT_OF_STEP = OutOfStepError("out_of_memory", "a GPU does not hold this request")
+UNWRITTEN = VideoNotWrittenError("video_not_written", "no space left")
+AWAY = StorageAwayError("s3://videos does not read a/x.image")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +125,38 @@ def test_a_task_that_fails_on_some_ranks_breaks_the_gang(
     error = failure_of_task(outcomes, 9.0)
     assert isinstance(error, GangBrokenError)
     assert (error.what, error.rank, error.ranks, error.task_error) == (what, rank, 2, task_error)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "error"),
+    [
+        ([Outcome(0, error=UNWRITTEN), Outcome(1)], UNWRITTEN),
+        ([Outcome(0, error=AWAY), Outcome(1, error=AWAY)], AWAY),
+    ],
+)
+def test_what_fails_outside_a_collective_leaves_the_gang_fit(outcomes: list[Outcome], error: Exception) -> None:
+    assert failure_of_task(outcomes, 9.0) is error
+
+
+def test_ranks_that_are_out_of_step_form_again_though_all_blame_the_task() -> None:
+    error = failure_of_task([Outcome(0, error=OUT_OF_STEP), Outcome(1, error=OUT_OF_STEP)], 9.0)
+    assert isinstance(error, GangBrokenError)
+    assert error.task_error is OUT_OF_STEP
+
+
+@pytest.mark.parametrize(
+    ("death", "blameless"),
+    [
+        (OutOfMemoryError("the memory monitor chose it"), True),
+        (NodeDiedError("gone"), True),
+        (NODE_DIED, True),
+        (DIED, False),
+    ],
+)
+def test_a_death_that_no_task_causes_is_blameless(death: Exception, blameless: bool) -> None:
+    error = failure_of_task([Outcome(0, late=True), Outcome(1, error=death)], 9.0)
+    assert isinstance(error, GangBrokenError)
+    assert error.blameless is blameless
 
 
 async def test_a_gang_without_ranks_answers_a_probe_with_nobody() -> None:

@@ -8,7 +8,16 @@ import torch
 import torch.distributed as dist
 
 from app.config import ConfigError
-from app.gang.rank import PeerLostError, Rank, Rendezvous, TaskFailedError, _translated, device_index
+from app.gang.rank import (
+    OutOfStepError,
+    PeerLostError,
+    Rank,
+    RankLostError,
+    Rendezvous,
+    TaskFailedError,
+    _translated,
+    device_index,
+)
 from app.http.generate_request import GenerateRequest
 from app.tasks.task_config import TaskConfig, TaskImage
 from testing.ports import free_port
@@ -66,9 +75,27 @@ def test_a_rank_that_ran_out_of_memory_alone_says_what_helps() -> None:
     error = dist.DistError(f"rank 1 failed to decode: OutOfMemoryError: {cause}")
     error.__cause__ = cause
     told = _translated(error)
-    assert isinstance(told, PeerLostError)
-    assert str(told).startswith("rank 1 failed to decode: OutOfMemoryError: CUDA out of memory; ask for fewer frames")
-    assert str(told).endswith("set offload_weights to always")
+    assert isinstance(told, OutOfStepError), "the task's error, and the ranks are out of step"
+    assert told.code == "out_of_memory"
+    assert "(rank 1 failed to decode: OutOfMemoryError: CUDA out of memory); ask for fewer frames" in told.message
+    assert told.message.endswith("set offload_weights to always")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), RankLostError),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), RankLostError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), RankLostError),
+        (RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No valid execution plans"), TaskFailedError),
+        (MemoryError(), RankLostError),
+        (dist.DistBackendError("NCCL error"), PeerLostError),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer"), PeerLostError),
+        (ValueError("height must be divisible by 16"), TaskFailedError),
+    ],
+)
+def test_a_damaged_rank_a_lost_peer_and_a_failed_task_are_told_apart(error: Exception, kind: type[Exception]) -> None:
+    assert type(_translated(error)) is kind
 
 
 CHANGES: dict[str, Any] = {
@@ -93,7 +120,10 @@ def _videos(_: int, port: int, folder: str, videos: Path, configs: list[TaskConf
     rank._store = dist.TCPStore("127.0.0.1", port, 1, is_master=True)
     rank.join(Rendezvous(0, 1, 0, "127.0.0.1", port), 60)
     try:
-        paths = [rank.generate(config, f"{number}.mp4") for number, config in enumerate(configs)]
+        paths = []
+        for number, config in enumerate(configs):
+            paths.append(rank.generate(config, f"{number}.mp4"))
+            rank.store_video(f"{number}.mp4")
     finally:
         rank.leave()
     return [(videos / str(path)).read_bytes() for path in paths]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.tasks import dispatcher
-from app.tasks.dispatcher import Dispatcher
+from app.tasks.dispatcher import NOT_READY, Dispatcher
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.store import Started, StoreUnavailableError, TaskStore
 from testing.records import gang_state, task_config
@@ -29,13 +29,13 @@ async def complete() -> bool:
 @asynccontextmanager
 async def running(
     store: TaskStore,
-    deliver: Callable[[dict[str, Any]], Awaitable[Any]],
+    deliver: Callable[[dict[str, Any]], Awaitable[str]],
     forget: Callable[[str], Awaitable[None]] = nothing,
 ) -> AsyncIterator[Dispatcher]:
     """Run a dispatcher beside one gang that serves."""
     await store.publish_gang(gang_state("gang", CLUSTER), serving=True, ttl_seconds=60)
     one = Dispatcher(
-        store, cluster=CLUSTER, name="one", deliver=deliver, complete=complete, forget=forget, lease_seconds=1
+        store, cluster=CLUSTER, name="one", deliver=deliver, complete=complete, delete_files=forget, lease_seconds=1
     )
     try:
         yield one
@@ -43,21 +43,22 @@ async def running(
         await one.close()
 
 
-async def do(store: TaskStore, task_id: str) -> None:
-    """Do a task as a leader does."""
+async def do(store: TaskStore, task_id: str) -> str:
+    """Do a task as a leader does, and reply as it does."""
     started = await store.start(task_id, CLUSTER, "leader", 1)
     assert isinstance(started, Started), started
     assert await store.succeed(started, "video")
+    return "succeeded"
 
 
 async def test_a_delivery_that_fails_gives_its_task_back_and_costs_no_attempt(store: TaskStore) -> None:
     delivered: list[str] = []
 
-    async def deliver(config: dict[str, Any]) -> None:
+    async def deliver(config: dict[str, Any]) -> str:
         delivered.append(config["task_id"])
         if len(delivered) == 1:
             raise RuntimeError("the replica died before it began")
-        await do(store, config["task_id"])
+        return await do(store, config["task_id"])
 
     await store.submit("first", {}, task_config())
     await store.submit("second", {}, task_config())
@@ -75,7 +76,7 @@ async def test_a_delivery_that_fails_gives_its_task_back_and_costs_no_attempt(st
 async def test_a_delivery_that_fails_after_a_leader_began_leaves_the_task_to_its_lease(store: TaskStore) -> None:
     begun: list[Started] = []
 
-    async def deliver(config: dict[str, Any]) -> None:
+    async def deliver(config: dict[str, Any]) -> str:
         started = await store.start(config["task_id"], CLUSTER, "leader", 1)
         assert isinstance(started, Started), started
         begun.append(started)
@@ -98,9 +99,9 @@ async def test_tasks_are_taken_again_when_redis_is_back(tmp_path: Path) -> None:
     store = TaskStore.connect(server.url, lease_seconds=1, task_ttl_seconds=60, max_queued_tasks=50)
     delivered: list[str] = []
 
-    async def deliver(config: dict[str, Any]) -> None:
+    async def deliver(config: dict[str, Any]) -> str:
         delivered.append(config["task_id"])
-        await do(store, config["task_id"])
+        return await do(store, config["task_id"])
 
     try:
         async with running(store, deliver):
@@ -133,19 +134,37 @@ async def test_files_that_cannot_be_deleted_do_not_end_the_purge(
         if len(forgotten) == 1:
             raise OSError("read-only file system")
 
-    async def deliver(config: dict[str, Any]) -> None:
-        await do(short, config["task_id"])
+    async def deliver(config: dict[str, Any]) -> str:
+        return await do(short, config["task_id"])
 
     async with running(short, deliver, forget):
         for name in ("stuck", "next"):
-            await short.submit(name, {}, {})
+            await short.submit(name, {}, task_config())
 
             async def gone(name: str = name) -> bool:
                 return name in forgotten
 
             await until_async(f"{name} is forgotten", gone)
+        assert await short.get("stuck") is not None, "its record still says which files are left"
     await short.close()
     assert forgotten == ["stuck", "next"]
+
+
+async def test_a_gang_that_is_not_ready_is_asked_again_at_once_and_costs_nothing(store: TaskStore) -> None:
+    replies = [NOT_READY, NOT_READY]
+
+    async def deliver(config: dict[str, Any]) -> str:
+        return replies.pop() if replies else await do(store, config["task_id"])
+
+    await store.submit("task", {}, task_config())
+    async with running(store, deliver):
+
+        async def done() -> Any:
+            task = await store.get("task")
+            return task if task and task.status.ended else None
+
+        task = await until_async("another gang did it", done)
+    assert task.attempt == 1
 
 
 @pytest.mark.parametrize("ticks", [0, 1])

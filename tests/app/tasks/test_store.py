@@ -199,6 +199,39 @@ async def test_a_task_that_loses_too_many_gangs_fails_with_the_reason(store: Tas
     assert (task.error.code, "rank 1 died" in task.error.message) == ("gang_lost", True)
 
 
+async def test_deaths_that_no_task_causes_never_fail_it(store: TaskStore) -> None:
+    await submit(store, "a", "b")
+    await gangs(store, 1)
+    for _ in range(3 * MOST_DEATHS):
+        assert await take(store) == "a", "it keeps its place"
+        assert await store.abandon(await start(store, "a"), "the node's memory was short", blameless=True)
+    assert await status(store, "a") == TaskStatus.QUEUED
+
+
+async def test_a_task_that_loses_two_gangs_goes_behind_the_others(store: TaskStore) -> None:
+    await submit(store, "a", "b")
+    await gangs(store, 1)
+    assert await take(store) == "a"
+    await store.abandon(await start(store, "a"), "rank 1 died")
+    assert await take(store) == "a", "the first death may be chance"
+    await store.abandon(await start(store, "a"), "rank 1 died")
+    assert await take(store) == "b"
+
+
+async def test_a_task_that_stops_two_gangs_at_the_same_point_fails_as_what_it_is(store: TaskStore) -> None:
+    await submit(store, "a")
+    stalled = "made no progress during generation after step 3"
+    for step in ("2", "3", "3"):
+        assert await status(store, "a") == TaskStatus.QUEUED
+        kind = f"made no progress during generation after step {step}"
+        await store.abandon(await start(store, "a"), f"rank 0 of 2 {stalled}", kind=kind)
+    task = await store.get("a")
+    assert task is not None
+    assert task.error is not None
+    assert (task.status, task.error.code) == (TaskStatus.FAILED, "no_progress")
+    assert stalled in task.error.message
+
+
 async def test_only_an_unstarted_task_can_be_given_back(store: TaskStore) -> None:
     await submit(store, "a", "b")
     await gangs(store, 2)
@@ -258,10 +291,13 @@ async def test_only_ended_tasks_are_forgotten(redis_server: EmbeddedRedis, store
     brief = connect(redis_server.url, task_ttl_seconds=0.01)
     await submit(brief, "a", "b")
     await brief.stop(await start(brief, "a"))
-    purged: list[str] = []
-    while not purged:
-        purged = await brief.purge()
-    assert purged == ["a"]
+    expired: list[str] = []
+    while not expired:
+        expired = await brief.expired()
+    assert expired == ["a"]
+    assert await brief.expired() == [], "the one that was given it has a while for its files"
+    assert (await brief.submit("a", {}, task_config())).outcome == "exists", "its files are still there"
+    await brief.forget("a")
     assert await brief.get("a") is None
     assert [task.task_id for task in (await brief.page())[0]] == ["b"]
     await brief.close()

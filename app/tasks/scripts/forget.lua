@@ -1,0 +1,11 @@
+-- Deletes the record of an ended task whose files are gone. ARGV: id.
+local id = ARGV[1]
+if not redis.call('ZSCORE', Key.ENDED, id) then
+  return
+end
+for _, status in ipairs({ 'queued', 'running', 'succeeded', 'failed', 'cancelled' }) do
+  redis.call('ZREM', Key.TASKS_BY_STATUS .. status, id)
+end
+redis.call('ZREM', Key.ENDED, id)
+redis.call('ZREM', Key.TASKS, id)
+redis.call('DEL', Key.TASK .. id)
