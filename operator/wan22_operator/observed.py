@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from app.tasks.gang_state import GangPhase
+
 
 @dataclass(frozen=True)
 class Pod:
@@ -21,7 +23,9 @@ class Gang:
     """Ranks that its leader has been asked for."""
     have: int
     """Ranks that are ready."""
-    phase: str
+    phase: GangPhase
+    listed: int
+    """Ranks that the report names one by one; fewer than ``have`` while the gang forms again."""
     message: str = ""
     addresses: frozenset[str] = frozenset()
     """IPs of the Ray nodes that hold one of its ranks or its leader."""

@@ -6,7 +6,9 @@ import time
 from typing import Any
 
 import aiohttp
+from pydantic import ValidationError
 
+from app.tasks.gang_state import GangState
 from wan22_operator import constants as names
 from wan22_operator.kube import Kube
 from wan22_operator.observed import Gang
@@ -36,14 +38,18 @@ class RayHead:
             await self._session.close()
 
     async def gangs(self, cluster: Snapshot) -> tuple[Gang, ...] | None:
-        """Return the gangs that the app of this cluster reports; None if the app does not answer."""
+        """Return the gangs that the app of this cluster reports; None if it does not answer or cannot be understood."""
         try:
             status, value = await self._ask("GET", cluster, names.SERVE_PORT, "/readyz")
         except NoAnswerError:
             return None
         if status not in (200, 503) or not isinstance(value, dict) or not isinstance(value.get("gangs"), list):
             return None
-        return tuple(_gang(item) for item in value["gangs"] if isinstance(item, dict))
+        try:
+            return tuple(_gang(GangState.model_validate(item)) for item in value["gangs"])
+        except ValidationError:
+            # A report that cannot be read in full proves nothing, and pods end only on proof.
+            return None
 
     async def nodes(self, cluster: Snapshot) -> frozenset[str] | None:
         """Return the IPs of the living Ray worker nodes; None if the dashboard does not answer."""
@@ -106,14 +112,14 @@ class RayHead:
         return token
 
 
-def _gang(item: dict[str, Any]) -> Gang:
-    addresses = {str(node.get("ip")) for node in item.get("nodes") or () if node.get("ranks") or node.get("leader")}
+def _gang(state: GangState) -> Gang:
     return Gang(
-        wanted=int(item.get("wanted") or 0),
-        have=int(item.get("have") or 0),
-        phase=str(item.get("phase") or "unknown"),
-        message=str(item.get("message") or ""),
-        addresses=frozenset(addresses),
+        wanted=state.wanted,
+        have=state.have,
+        phase=state.phase,
+        listed=sum(len(node.ranks) for node in state.nodes),
+        message=state.message,
+        addresses=frozenset(node.ip for node in state.nodes if node.ranks or node.leader),
     )
 
 

@@ -7,6 +7,7 @@ nodes are gone, the room is closed.
 
 from dataclasses import dataclass
 
+from app.tasks.gang_state import GangPhase
 from wan22_operator.desired import Active, Counts
 from wan22_operator.observed import Cluster
 
@@ -124,7 +125,7 @@ def _shrink(now: Situation, cluster: Cluster, need: int) -> Step | None:
     surplus = cluster.target - need
     if surplus <= 0:
         return None
-    missing = _missing_of_gangs(now, cluster)
+    missing = _missing_of_gangs(now, cluster) or _missing_of_proof(cluster)
     if missing:
         return Wait(missing)
     pods = [pod for pod in cluster.pods if not pod.terminating]
@@ -137,6 +138,22 @@ def _shrink(now: Situation, cluster: Cluster, need: int) -> Step | None:
     if not victims:
         return Wait("every worker pod still holds a rank or a leader")
     return SetCluster(cluster.pods_set, tuple(pod.name for pod in victims))
+
+
+def _missing_of_proof(cluster: Cluster) -> str:
+    """Return what keeps the report from proving which pods hold nothing; empty if it proves that.
+
+    A gang whose report lapsed, or that is forming again, may hold ranks in pods that the report does not name.
+    """
+    known = {pod.ip for pod in cluster.pods}
+    for gang in cluster.gangs or ():
+        if gang.phase != GangPhase.READY:
+            return f"no pod leaves while a gang is {gang.phase}"
+        if gang.listed != gang.have:
+            return f"no pod leaves while a gang names {gang.listed} of its {gang.have} ranks"
+        if unknown := sorted(gang.addresses - known):
+            return f"no pod leaves while a gang has ranks at {', '.join(unknown)}, where no worker pod is known"
+    return ""
 
 
 def _close_room(now: Situation, cluster: Cluster, need: int) -> Step | None:

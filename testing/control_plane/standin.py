@@ -8,6 +8,7 @@ import json
 import threading
 import time
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import yaml
 
+from app.tasks.gang_state import GangNode, GangPhase, GangRank, GangState
 from testing.control_plane.api import Api, Json
 
 SAYS = "a stand-in, no Ray runs here"
@@ -157,23 +159,7 @@ class Heads:
             return 404, {"message": SAYS}
         workers, gangs, _ = head.counts()
         shown = [
-            {
-                "id": f"gang-{index}",
-                "wanted": workers,
-                "have": len(gang),
-                "phase": "ready" if len(gang) == workers else "resizing",
-                "message": SAYS,
-                "nodes": [
-                    {
-                        "node_id": f"node-{ip}",
-                        "ip": ip,
-                        "ranks": [r for r, at in enumerate(gang) if at == ip],
-                        "leader": ip == gang[0],
-                    }
-                    for ip in dict.fromkeys(gang)
-                ],
-            }
-            for index, gang in enumerate(head.gangs)
+            _gang(index, head.cluster, workers, gang).model_dump(mode="json") for index, gang in enumerate(head.gangs)
         ]
         ready = len(shown) == gangs and all(item["have"] == workers for item in shown)
         return (200 if ready else 503), {"ready": ready, "cluster": head.cluster, "gangs": shown}
@@ -282,3 +268,23 @@ def configuration(text: str) -> Json:
     """Return a serveConfigV2 as its value."""
     value: Json = yaml.safe_load(text)
     return value
+
+
+def _gang(index: int, cluster: str, workers: int, addresses: Sequence[str]) -> GangState:
+    """Return the report of a gang with one rank at each of ``addresses``."""
+    ranks: dict[str, list[GangRank]] = {}
+    for number, ip in enumerate(addresses):
+        ranks.setdefault(ip, []).append(GangRank(rank=number, pid=1, attention="native", environment={}))
+    return GangState(
+        id=f"gang-{index}",
+        cluster=cluster,
+        pid=1,
+        task_id=None,
+        wanted=workers,
+        have=len(addresses),
+        phase=GangPhase.READY if len(addresses) == workers else GangPhase.RESIZING,
+        message=SAYS,
+        nodes=[
+            GangNode(node_id=f"node-{ip}", ip=ip, leader=ip == addresses[0], ranks=found) for ip, found in ranks.items()
+        ],
+    )

@@ -7,6 +7,8 @@ from wan22_operator.desired import Active, Counts
 from wan22_operator.observed import Cluster, Gang, Pod
 from wan22_operator.steps import SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
 
+from app.tasks.gang_state import GangPhase
+
 
 def pods(count: int, running: bool = True) -> tuple[Pod, ...]:
     return tuple(Pod(f"pod-{n}", f"10.0.0.{n}", running) for n in range(count))
@@ -16,8 +18,14 @@ def nodes(count: int) -> frozenset[str]:
     return frozenset(f"10.0.0.{n}" for n in range(count))
 
 
-def gang(have: int, wanted: int | None = None, phase: str = "ready") -> Gang:
-    return Gang(have if wanted is None else wanted, have, phase, addresses=nodes(have))
+def gang(have: int, wanted: int | None = None, phase: str = "ready", listed: int | None = None) -> Gang:
+    return Gang(
+        have if wanted is None else wanted,
+        have,
+        GangPhase(phase),
+        have if listed is None else listed,
+        addresses=nodes(have if listed is None else listed),
+    )
 
 
 def situation(
@@ -70,6 +78,21 @@ UP = [
 ]
 
 DOWN = [
+    (
+        "no pod leaves before the gang names all its ranks",
+        situation(2, 2, 4, cluster(4, gangs=(gang(2, listed=0),))),
+        Wait("no pod leaves while a gang names 0 of its 2 ranks"),
+    ),
+    (
+        "nor while it forms again",
+        situation(2, 2, 4, cluster(4, gangs=(gang(2, phase="resizing"),))),
+        Wait("no pod leaves while a gang is resizing"),
+    ),
+    (
+        "nor while a rank is somewhere else than in a known pod",
+        situation(2, 2, 4, cluster(4, gangs=(replace(gang(2), addresses=frozenset({"10.0.0.1", "10.0.0.9"})),))),
+        Wait("no pod leaves while a gang has ranks at 10.0.0.9, where no worker pod is known"),
+    ),
     ("first the counts", situation(2, 4, 4, cluster(4, have=4)), activate(2, 4)),
     (
         "the counts go down without Ray",

@@ -8,6 +8,7 @@ from typing import Any
 from wan22_operator import constants as names
 
 from app.config import APPLICATION
+from app.tasks.gang_state import GangPhase
 from serve_config.counts import GENERATOR
 from wan22_doctor.facts import Json, Target
 from wan22_doctor.findings import Finding, failed, ok, skipped, warning
@@ -58,11 +59,11 @@ def _replicas(head: Json) -> int | None:
 def _sizes(found: list[Json]) -> Iterator[Finding]:
     for gang in found:
         text = f"a gang has {gang['have']} of {gang['wanted']} ranks, {gang['phase']}: {gang['message']}".rstrip(": ")
-        if gang["phase"] == "refused":
+        if gang["phase"] == GangPhase.REFUSED:
             yield failed(text, f"ask for another count: kubectl annotate --overwrite ... {names.TOTAL_WORKERS}=N")
-        elif gang["phase"] == "degraded":
+        elif gang["phase"] == GangPhase.DEGRADED:
             yield failed(text, "the gang grows when there is room: see the checks of Ray and the pods")
-        elif gang["phase"] == "starting" and not gang["have"]:
+        elif gang["phase"] == GangPhase.STARTING and not gang["have"]:
             yield failed(text, "without ranks no task runs: see the check of Ray and the pods' logs")
         elif gang["have"] != gang["wanted"]:
             yield warning(text, "the gang is being resized; if it stays so, see the check of Ray")
