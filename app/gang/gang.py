@@ -215,9 +215,11 @@ class Gang:
             GangBrokenError: the gang failed.
         """
         began = time.monotonic()
+        # Before anything waits: a heartbeat may report the step at any moment, and must not report the last task's.
+        self.step = 0
         calls = [_call(member.actor.generate.remote(config, path)) for member in self.members]
         work = asyncio.ensure_future(_collect(calls))
-        watch = asyncio.ensure_future(self._watch())
+        watch = asyncio.ensure_future(self._watch(path))
         try:
             both: list[asyncio.Future[Any]] = [work, watch]
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -266,13 +268,15 @@ class Gang:
             placement.end(member.actor)
         return [member.slot for member in members]
 
-    async def _watch(self) -> None:
+    async def _watch(self, path: str) -> None:
         """Follow the running task; GangBrokenError when a rank does not answer or a step takes too long."""
         loop = asyncio.get_running_loop()
-        self.step, since = 0, loop.time()
+        since = loop.time()
         while True:
             await asyncio.sleep(min(0.25, self.timeouts.answer / 4))
-            step = (await self.states())[0].step
+            state = (await self.states())[0]
+            # A rank that has not begun yet still shows the step of the task before.
+            step = state.step if state.path == path else self.step
             if step != self.step:
                 self.step, since = step, loop.time()
             elif loop.time() - since > self.timeouts.step:

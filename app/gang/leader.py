@@ -253,6 +253,7 @@ class _Heartbeat:
         self._period = min(_BEAT_SECONDS, args.lease_seconds / 5)
         self._ends = time.monotonic() + args.max_task_seconds
         self._task: asyncio.Task[None] | None = None
+        self._over = False
         self.lost = False
         """Whether the attempt lost its task."""
         self.stopped = False
@@ -265,12 +266,14 @@ class _Heartbeat:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # The flag besides: redis-py (8.1) loses a cancellation that comes in the middle of a call.
+        self._over = True
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _beat(self) -> None:
-        while not self.lost:
+        while not (self.lost or self._over):
             with contextlib.suppress(StoreUnavailableError):
                 verdict = await self._store.beat(self._started, self._gang.step)
                 self.lost = verdict == "lost"

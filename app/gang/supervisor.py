@@ -4,6 +4,7 @@ It works as the operator's reconcile does: gather the situation, let ``steps.nex
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -130,7 +131,8 @@ class GangSupervisor:
     async def answers(self) -> bool:
         """Whether every rank answers a probe at once. A gang that does not takes no task until it does, or is ended."""
         try:
-            await asyncio.wait_for(self.gang.states(), _PROBE_SECONDS)
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await self.gang.states()
         except TimeoutError:
             self._suspect = True
             self._nudge()
@@ -170,11 +172,11 @@ class GangSupervisor:
 
     async def changed(self, seconds: float) -> None:
         """Return when the state changed, or after ``seconds``."""
-        try:
-            await asyncio.wait_for(self._changed.wait(), seconds)
-        except TimeoutError:
-            return
-        self._changed.clear()
+        # Not asyncio.wait_for: in Python 3.11 it swallows a cancellation that arrives together with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+            self._changed.clear()
 
     # The loop
 
@@ -232,11 +234,10 @@ class GangSupervisor:
 
     async def _rest(self) -> None:
         seconds = pause(Situation(self._target, len(self.gang.members), retry_in=self._retry.remaining()))
-        try:
-            await asyncio.wait_for(self._wake.wait(), seconds)
-        except TimeoutError:
-            return
-        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+            self._wake.clear()
 
     # Steps
 

@@ -23,7 +23,7 @@ from app.media import images
 from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
-from app.tasks.gang_state import GangState
+from app.tasks.gang_state import GangPhase, GangState
 from app.tasks.store import StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
 from app.tasks.task_config import TaskImage
 
@@ -43,12 +43,14 @@ def _known(task: Task | None, task_id: str) -> Task:
     return task
 
 
-async def _gangs_are_up() -> bool:
-    """Return whether Serve has started every VideoGenerator replica that it wants."""
+async def _replicas_of_healthy_generator() -> int:
+    """Return how many VideoGenerator replicas run; 0 unless they are all that Serve wants."""
     status = await asyncio.to_thread(serve.status)
     application = status.applications.get(serve.get_replica_context().app_name)
     generator = application.deployments.get("VideoGenerator") if application else None
-    return generator is not None and generator.status == DeploymentStatus.HEALTHY
+    if generator is None or generator.status != DeploymentStatus.HEALTHY:
+        return 0
+    return sum(generator.replica_states.values())
 
 
 @serve.ingress(api)
@@ -75,7 +77,7 @@ class APIEntrypoint:
             cluster=self._cluster,
             name=serve.get_replica_context().replica_id.unique_id,
             deliver=self._deliver,
-            complete=_gangs_are_up,
+            complete=self._is_complete,
             delete_files=lambda task_id: asyncio.to_thread(self._storage.delete_task, task_id),
             lease_seconds=args.lease_seconds,
         )
@@ -189,6 +191,16 @@ class APIEntrypoint:
         if kept is None or kept.path != image.path:
             await asyncio.to_thread(self._storage.delete, image.path)
         return submission
+
+    async def check_health(self) -> None:
+        """Raise if tasks are no longer dispatched here, so that Serve starts a new replica."""
+        self._dispatcher.check()
+
+    async def _is_complete(self) -> bool:
+        """Return whether this release may take over: every gang that Serve wants has all its ranks."""
+        replicas = await _replicas_of_healthy_generator()
+        gangs = await self._store.gangs(self._cluster)
+        return 0 < replicas <= len(gangs) and all(gang.phase is GangPhase.READY for gang in gangs)
 
     async def _deliver(self, task_config: dict[str, Any]) -> str:
         reply = await self.generator_handle.generate_task.remote(task_config)

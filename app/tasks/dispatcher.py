@@ -58,11 +58,25 @@ class Dispatcher:
             asyncio.create_task(loop()) for loop in (self._take_forever, self._listen, self._keep_alive, self._purge)
         ]
 
+    def check(self) -> None:
+        """Raise if a loop has ended: without it tasks would wait for ever behind a healthy replica.
+
+        Raises:
+            RuntimeError: a loop has ended; its error is the cause.
+        """
+        for loop in self._loops:
+            if loop.done():
+                cause = None if loop.cancelled() else loop.exception()
+                raise RuntimeError(f"a loop of the dispatcher has ended: {cause!r}") from cause
+
     async def close(self) -> None:
         """End all loops and calls; tasks that a leader runs go on."""
-        for task in (*self._loops, *self._deliveries):
-            task.cancel()
-        await asyncio.gather(*self._loops, *self._deliveries, return_exceptions=True)
+        running = {task for task in (*self._loops, *self._deliveries) if not task.done()}
+        while running:
+            # Again and again: redis-py (8.1) loses a cancellation that comes in the middle of a call.
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=0.5)
 
     async def _take_forever(self) -> None:
         while True:
@@ -74,6 +88,9 @@ class Dispatcher:
                     delivery.add_done_callback(self._deliveries.discard)
             except StoreUnavailableError as error:
                 _log.warning("no tasks can be taken: %s", error)
+            except Exception:
+                # One record that cannot be read must not end the loop that takes all the others.
+                _log.exception("a task could not be taken")
             await _wait(self._wake, self._poll_seconds)
 
     async def _send(self, task_id: str, config: dict[str, Any]) -> None:

@@ -38,6 +38,10 @@ class Key(StrEnum):
     ENDED = "ended"
     """Sorted set of the ids of ended tasks, by the time from which ``expired`` returns them; ``forget`` removes."""
 
+    DAMAGED = "damaged"
+    """Sorted set of the ids of tasks whose record was gone or incomplete when ``take`` met it, by that time. Lives for
+    ever, for an operator to look at."""
+
     # Gangs and releases
 
     GANG = "gang:"

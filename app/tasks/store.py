@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal, Self, cast
 
+from pydantic import ValidationError
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError, LockError, RedisError, TimeoutError
 
+from app.config import explain
 from app.tasks import scripts
 from app.tasks.gang_state import GangState
 from app.tasks.keys import PREFIX, Key
@@ -79,6 +81,11 @@ class Task:
     finished_at: float | None
     error: TaskError | None
     video: str | None
+
+    @classmethod
+    def new(cls, task_id: str, config: TaskConfig, sequence: int, created_at: float) -> Self:
+        """Return a task as it is right after it was accepted."""
+        return cls(task_id, TaskStatus.QUEUED, config, sequence, 0, 0, 0, created_at, None, None, None, None)
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Self:
@@ -145,6 +152,8 @@ class TaskStore:
         self._lease_ms = int(lease_seconds * 1000)
         self._ttl_ms = int(task_ttl_seconds * 1000)
         self._max_queued = max_queued_tasks
+        self._published = ""
+        """The state that this process published last."""
         self._scripts: dict[str, Callable[..., Awaitable[Any]]] = {}
 
     @classmethod
@@ -191,11 +200,12 @@ class TaskStore:
         """
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         text = json.dumps(config.model_dump(), ensure_ascii=False, sort_keys=True)
-        reply = await self._run("submit", task_id, digest, text, time.time(), self._max_queued)
-        outcome = SubmissionOutcome(reply)
-        accepted = outcome in (SubmissionOutcome.CREATED, SubmissionOutcome.EXISTS)
-        task = await self.get(task_id) if accepted else None
-        return Submission(outcome, task)
+        created_at = time.time()
+        reply = await self._run("submit", task_id, digest, text, created_at, self._max_queued)
+        outcome = SubmissionOutcome(reply[0])
+        if outcome is SubmissionOutcome.CREATED:
+            return Submission(outcome, Task.new(task_id, config, int(reply[1]), created_at))
+        return Submission(outcome, await self.get(task_id) if outcome is SubmissionOutcome.EXISTS else None)
 
     async def get(self, task_id: str) -> Task | None:
         """Return the task; None if it is unknown or was forgotten."""
@@ -270,7 +280,16 @@ class TaskStore:
         """
         reply = await self._run("start", task_id, cluster, holder, self._lease_ms, time.time(), steps)
         if reply[0] == "started":
-            return Started(task_id, int(reply[1]), TaskConfig.model_validate_json(reply[2]))
+            attempt = int(reply[1])
+            try:
+                return Started(task_id, attempt, TaskConfig.model_validate_json(reply[2]))
+            except ValidationError as error:
+                words = {
+                    "error_code": "damaged_record",
+                    "error_message": f"the stored request is damaged: {explain(error)}",
+                }
+                await self._run("finish", task_id, attempt, TaskStatus.FAILED, time.time(), self._ttl_ms, *_flat(words))
+                return TaskStatus.FAILED
         return None if reply[0] == "unknown" else TaskStatus(reply[0])
 
     async def beat(self, attempt: Started, step: int) -> Literal["ok", "cancel", "lost"]:
@@ -311,17 +330,23 @@ class TaskStore:
         return bool(await self._run("abandon", *words, int(blameless), kind))
 
     async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
-        flat = [word for pair in fields.items() for word in pair]
-        reply = await self._run("finish", attempt.task_id, attempt.attempt, status, time.time(), self._ttl_ms, *flat)
+        words = (attempt.task_id, attempt.attempt, status, time.time(), self._ttl_ms, *_flat(fields))
+        reply = await self._run("finish", *words)
         return bool(reply)
 
     # Gangs and releases
 
     async def publish_gang(self, state: GangState, *, serving: bool, ttl_seconds: float) -> None:
-        """Report that a gang lives and its state, for ``ttl_seconds``; ``take`` counts the ``serving`` gangs."""
-        await self._run(
-            "publish_gang", state.cluster, state.id, state.model_dump_json(), int(serving), int(ttl_seconds * 1000)
-        )
+        """Report that a gang lives and its state, for ``ttl_seconds``; ``take`` counts the ``serving`` gangs.
+
+        A state that did not change is not written again: 64 ranks take 12 KB, and the file is synced at each write.
+        """
+        text = state.model_dump_json()
+        words = (state.cluster, state.id, int(serving), int(ttl_seconds * 1000))
+        if text == self._published and await self._run("publish_gang", *words, ""):
+            return
+        await self._run("publish_gang", *words, text)
+        self._published = text
 
     async def retire_gang(self, cluster: str, gang: str) -> None:
         """Remove the state of a gang that stops."""
@@ -372,6 +397,10 @@ class TaskStore:
             script = self._scripts[name] = self._redis.register_script(scripts.source(name))
         with _unavailable():
             return await script(keys=[PREFIX], args=args)
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [word for pair in fields.items() for word in pair]
 
 
 class _unavailable:

@@ -3,10 +3,15 @@
 local id, attempt, lease_ms, step = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local task = Key.TASK .. id
 local status, current, cluster, cancel = unpack(redis.call('HMGET', task, 'status', 'attempt', 'cluster', 'cancel'))
-if status ~= 'running' or current ~= attempt then
+if current ~= attempt or (status ~= 'running' and status ~= 'queued') then
   return 'lost'
 end
 local until_ms = now() + lease_ms
+if status == 'queued' then
+  -- The lease expired unheard and nobody has begun another attempt: this one goes on.
+  lease(id, cluster, 'attempt ' .. attempt, until_ms)
+  set_status(id, 'running')
+end
 redis.call('ZADD', Key.LEASES, until_ms, id)
 redis.call('ZADD', Key.HELD_BY_CLUSTER .. cluster, until_ms, id)
 redis.call('HSET', task, 'step', step)

@@ -8,7 +8,8 @@ end
 if known == status then
   return 1
 end
-if known ~= 'running' then
+-- A lease that expired put the task back into the queue; as long as no other attempt has begun, the video counts.
+if known ~= 'running' and not (known == 'queued' and status == 'succeeded') then
   return 0
 end
 local fields = {}

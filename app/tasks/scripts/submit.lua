@@ -1,12 +1,12 @@
 -- Creates a queued task. ARGV: id, digest, config (JSON), created_at, most queued tasks.
--- Returns 'created', 'exists' (same body), 'conflict' (another body) or 'full'.
+-- Returns {'created', seq}, {'exists'} (same body), {'conflict'} (another body) or {'full'}.
 local id, digest, config, created_at, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local known = redis.call('HGET', Key.TASK .. id, 'digest')
 if known then
-  return known == digest and 'exists' or 'conflict'
+  return { known == digest and 'exists' or 'conflict' }
 end
 if redis.call('ZCARD', Key.QUEUE) >= limit then
-  return 'full'
+  return { 'full' }
 end
 local seq = redis.call('INCR', Key.SEQUENCE)
 redis.call('HSET', Key.TASK .. id, 'task_id', id, 'digest', digest, 'config', config, 'created_at', created_at,
@@ -14,5 +14,8 @@ redis.call('HSET', Key.TASK .. id, 'task_id', id, 'digest', digest, 'config', co
 redis.call('ZADD', Key.TASKS, seq, id)
 redis.call('ZADD', Key.QUEUE, seq, id)
 set_status(id, 'queued')
-wake()
-return 'created'
+-- A queue that was not empty has its gangs busy, and the end of a task wakes the dispatchers.
+if redis.call('ZCARD', Key.QUEUE) == 1 then
+  wake()
+end
+return { 'created', seq }

@@ -27,12 +27,27 @@ local function grant_grace_after_silence()
   end
 end
 
+-- A task whose record is gone or damaged can never run; in the queue it would be the oldest for ever.
+local function set_aside(id)
+  redis.call('ZREM', Key.QUEUE, id)
+  redis.call('ZREM', Key.LEASES, id)
+  redis.call('ZREM', Key.HELD_BY_CLUSTER .. cluster, id)
+  redis.call('ZADD', Key.DAMAGED, time, id)
+end
+
+local function is_whole(id)
+  local fields = redis.call('HMGET', Key.TASK .. id, 'status', 'seq', 'config')
+  return fields[1] and fields[2] and fields[3]
+end
+
 local function reclaim_expired_leases()
   if time < tonumber(redis.call('GET', Key.GRACE) or 0) then
     return
   end
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', Key.LEASES, '-inf', time, 'LIMIT', 0, 16)) do
-    if redis.call('HGET', Key.TASK .. id, 'status') == 'running' then
+    if not is_whole(id) then
+      set_aside(id)
+    elseif redis.call('HGET', Key.TASK .. id, 'status') == 'running' then
       hand_over(id, 'its leader stopped answering', finished_at, ttl_ms, most_deaths)
     else
       requeue(id)
@@ -43,11 +58,20 @@ end
 -- A task whose lease expired but was not reclaimed still occupies a gang, which may be working on it.
 local function has_free_gang()
   redis.call('ZREMRANGEBYSCORE', Key.SERVING_GANGS .. cluster, '-inf', time)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', Key.HELD_BY_CLUSTER .. cluster, '-inf', time)) do
+    if not is_whole(id) then
+      set_aside(id)
+    end
+  end
   return redis.call('ZCARD', Key.HELD_BY_CLUSTER .. cluster) < redis.call('ZCARD', Key.SERVING_GANGS .. cluster)
 end
 
 local function lease_oldest()
   local id = redis.call('ZRANGE', Key.QUEUE, 0, 0)[1]
+  while id and not is_whole(id) do
+    set_aside(id)
+    id = redis.call('ZRANGE', Key.QUEUE, 0, 0)[1]
+  end
   if not id then
     return nil
   end

@@ -167,6 +167,27 @@ async def test_a_gang_that_is_not_ready_is_asked_again_at_once_and_costs_nothing
     assert task.attempt == 1
 
 
+async def test_a_loop_that_has_ended_is_unhealthy(store: TaskStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def deliver(config: dict[str, Any]) -> str:
+        return await do(store, config["task_id"])
+
+    async def wakeups() -> AsyncIterator[None]:
+        raise LookupError("nobody foresaw this")
+        yield
+
+    monkeypatch.setattr(store, "wakeups", wakeups)
+    async with running(store, deliver) as one:
+
+        async def reported() -> str:
+            try:
+                one.check()
+            except RuntimeError as error:
+                return str(error)
+            return ""
+
+        assert "nobody foresaw this" in await until_async("the loop's end is reported", reported)
+
+
 @pytest.mark.parametrize("ticks", [0, 1])
 async def test_a_loop_that_is_woken_and_cancelled_at_once_ends(ticks: int) -> None:
     event = asyncio.Event()

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.keys import Key
@@ -59,6 +60,11 @@ async def lease_ran_out(store: TaskStore, task_id: str) -> bool:
     seconds, _ = await store._redis.time()
     ends = await store._redis.zscore(Key.LEASES.full(), task_id)
     return ends is not None and float(ends) < 1000 * int(seconds)
+
+
+async def lapse(store: TaskStore, task_id: str) -> None:
+    """Let a task's lease end now, as if its leader had not been heard for long."""
+    await store._redis.zadd(Key.LEASES.full(), {task_id: 1})
 
 
 async def status(store: TaskStore, task_id: str) -> TaskStatus:
@@ -230,6 +236,93 @@ async def test_a_task_that_stops_two_gangs_at_the_same_point_fails_as_what_it_is
     assert task.error is not None
     assert (task.status, task.error.code) == (TaskStatus.FAILED, "no_progress")
     assert stalled in task.error.message
+
+
+@pytest.mark.parametrize("lost", ["the whole record", "config"])
+async def test_a_task_whose_record_is_damaged_keeps_no_other_from_running(
+    store: TaskStore, redis_server: EmbeddedRedis, lost: str
+) -> None:
+    await submit(store, "damaged", "held", "whole")
+    await gangs(store, 2)
+    async with Redis.from_url(redis_server.url) as client:
+        await client.zadd(Key.LEASES.full(), {"held": 1})
+        await client.zadd(Key.HELD_BY_CLUSTER.full(CLUSTER), {"held": 1})
+        await client.zrem(Key.QUEUE.full(), "held")
+        for task_id in ("damaged", "held"):
+            if lost == "config":
+                await client.hdel(Key.TASK.full(task_id), "config")
+            else:
+                await client.delete(Key.TASK.full(task_id))
+        assert await take(store) == "whole"
+        assert await take(store) is None
+        assert set(await client.zrange(Key.DAMAGED.full(), 0, -1)) == {b"damaged", b"held"}
+
+
+async def test_a_task_whose_request_cannot_be_read_fails_with_the_reason(
+    store: TaskStore, redis_server: EmbeddedRedis
+) -> None:
+    await submit(store, "a")
+    async with Redis.from_url(redis_server.url) as client:
+        await client.hset(Key.TASK.full("a"), "config", '{"prompt": 5}')
+        assert await store.start("a", CLUSTER, "leader", 4) == TaskStatus.FAILED
+        assert await client.hget(Key.TASK.full("a"), "error_code") == b"damaged_record"
+
+
+async def test_a_leader_that_was_unheard_goes_on_if_nobody_else_has_begun(store: TaskStore) -> None:
+    await submit(store, "a")
+    await gangs(store, 1)
+    started = await start(store, "a")
+    await lapse(store, "a")
+    assert await take(store) == "a", "it is on its way to another gang"
+    assert await store.beat(started, 3) == "ok"
+    assert await store.start("a", CLUSTER, "other", 4) == TaskStatus.RUNNING
+    assert await store.succeed(started, "a/1.mp4")
+
+
+async def test_a_video_counts_though_its_lease_expired_unless_another_attempt_has_begun(store: TaskStore) -> None:
+    await submit(store, "a", "b")
+    await gangs(store, 2)
+    for task_id, overtaken in (("a", False), ("b", True)):
+        started = await start(store, task_id)
+        await lapse(store, task_id)
+        assert await take(store) == task_id
+        if overtaken:
+            await start(store, task_id, "other")
+        assert await store.succeed(started, f"{task_id}/1.mp4") is not overtaken
+
+
+async def test_a_state_that_does_not_change_is_written_once(store: TaskStore, redis_server: EmbeddedRedis) -> None:
+    async def written() -> int:
+        return int((await client.info("persistence"))["aof_current_size"])
+
+    state = gang_state("gang", CLUSTER, message="x" * 10_000)
+    async with Redis.from_url(redis_server.url) as client:
+        await store.publish_gang(state, serving=True, ttl_seconds=30)
+        before = await written()
+        for _ in range(10):
+            await store.publish_gang(state, serving=True, ttl_seconds=30)
+        assert await written() - before < 5_000
+        await client.delete(Key.GANG.full("gang"))
+        await store.publish_gang(state, serving=True, ttl_seconds=30)
+    assert await store.gangs(CLUSTER) == [state], "a server that lost it gets it again"
+
+
+async def test_a_gang_that_died_is_forgotten(store: TaskStore, redis_server: EmbeddedRedis) -> None:
+    await store.publish_gang(gang_state("dead", CLUSTER), serving=True, ttl_seconds=0.001)
+    await store.publish_gang(gang_state("alive", CLUSTER), serving=True, ttl_seconds=30)
+    async with Redis.from_url(redis_server.url) as client:
+        assert await client.zrange(Key.GANGS.full(CLUSTER), 0, -1) == [b"alive"]
+
+
+async def test_only_a_submission_to_an_empty_queue_wakes_the_dispatchers(
+    store: TaskStore, redis_server: EmbeddedRedis
+) -> None:
+    async with Redis.from_url(redis_server.url) as client, client.pubsub() as channel:
+        await channel.subscribe(Key.WAKE.full())
+        assert await channel.get_message(timeout=5)
+        await submit(store, "a", "b", "c")
+        assert await channel.get_message(ignore_subscribe_messages=True, timeout=5)
+        assert await channel.get_message(ignore_subscribe_messages=True, timeout=0.2) is None
 
 
 async def test_only_an_unstarted_task_can_be_given_back(store: TaskStore) -> None:
