@@ -330,9 +330,8 @@ class TaskStore:
         return bool(await self._run("abandon", *words, int(blameless), kind))
 
     async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
-        words = (attempt.task_id, attempt.attempt, status, time.time(), self._ttl_ms, *_flat(fields))
-        reply = await self._run("finish", *words)
-        return bool(reply)
+        end = (status, time.time(), self._ttl_ms)
+        return bool(await self._run("finish", attempt.task_id, attempt.attempt, *end, *_flat(fields)))
 
     # Gangs and releases
 
