@@ -1,5 +1,6 @@
 """Error answers. Every one has the shape ``{"error": {"code", "message"}}``, with ``fields`` if fields are wrong."""
 
+import logging
 import textwrap
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -11,8 +12,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.http.generate_request import GenerateRequest, InvalidRequestError
-from app.tasks.store import StoreUnavailableError
+from app.tasks.store import StoreUnavailableError, UnreadableTaskError
 
+_log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5
 
 
@@ -28,6 +30,7 @@ def add_error_handlers(api: FastAPI) -> None:
         RequestValidationError: _invalid_fields,
         InvalidRequestError: _invalid_field,
         StoreUnavailableError: _unavailable,
+        UnreadableTaskError: _unreadable,
         HTTPException: _http_error,
         Exception: _unexpected,
     }
@@ -71,6 +74,15 @@ async def _unavailable(_: Request, __: StoreUnavailableError) -> JSONResponse:
         "A POST that names its own task_id is safe to repeat."
     )
     return problem(503, message, headers={"Retry-After": str(_RETRY_SECONDS)})
+
+
+async def _unreadable(_: Request, error: UnreadableTaskError) -> JSONResponse:
+    _log.warning("the record of a task cannot be read: %s", error)
+    message = (
+        "The record of this task cannot be read by this version; the log of APIEntrypoint has the reason. Submit the "
+        "request under another task_id."
+    )
+    return problem(410, message)
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:

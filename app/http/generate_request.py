@@ -89,12 +89,14 @@ class GenerateRequest(BaseModel):
         if image and self.width is None and self.height is None:
             area = config["width"] * config["height"]
             config["width"], config["height"] = images.sides_like(image.width, image.height, area, model.side_multiple)
+            _check_proportions(model, image, config)
         config.setdefault("seed", secrets.randbelow(2**63))
         for side in ("width", "height"):
             if config[side] % model.side_multiple:
                 raise InvalidRequestError(
                     side, f"Input should be a multiple of {model.side_multiple} for this model (found {config[side]})"
                 )
+        _check_positions(model, config)
         if config["num_frames"] % model.temporal_scale != 1 % model.temporal_scale:
             low = (config["num_frames"] - 1) // model.temporal_scale * model.temporal_scale + 1
             raise InvalidRequestError(
@@ -107,6 +109,36 @@ class GenerateRequest(BaseModel):
                 raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
             config["guidance_scale_2"] = None
         return TaskConfig(**config, image=image)
+
+
+def _longest_sides(model: ModelFolder) -> dict[str, int]:
+    """Return the most pixels along each side: the transformer has no positions for more tokens."""
+    _, rows, columns = model.patch
+    step = model.spatial_scale * model.positions
+    return {"width": step * columns, "height": step * rows}
+
+
+def _check_positions(model: ModelFolder, config: dict[str, Any]) -> None:
+    frames = (model.patch[0] * model.positions - 1) * model.temporal_scale + 1
+    for field, most in (_longest_sides(model) | {"num_frames": frames}).items():
+        if config[field] > most:
+            raise InvalidRequestError(
+                field,
+                f"Input should be at most {most} for this model, whose transformer has {model.positions} positions "
+                f"(rope_max_seq_len) along each dimension (found {config[field]})",
+            )
+
+
+def _check_proportions(model: ModelFolder, image: TaskImage, config: dict[str, Any]) -> None:
+    """Refuse a picture whose proportions give a side that no request may ask for."""
+    most = {side: min(longest, MAX_SIDE) for side, longest in _longest_sides(model).items()}
+    if any(config[side] > longest for side, longest in most.items()):
+        raise InvalidRequestError(
+            "image",
+            f"The proportions of this picture ({image.width}x{image.height}) give a video of "
+            f"{config['width']}x{config['height']} pixels; allowed are at most {most['width']}x{most['height']}. "
+            "Crop the picture, or send width and height",
+        )
 
 
 def _check_image_use(model: ModelFolder, image: TaskImage | None) -> None:

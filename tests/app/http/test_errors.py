@@ -9,11 +9,12 @@ from starlette.exceptions import HTTPException
 
 from app.http.application import create_api
 from app.http.generate_request import InvalidRequestError
-from app.tasks.store import StoreUnavailableError
+from app.tasks.store import StoreUnavailableError, UnreadableTaskError
 
 ERRORS = {
     "field": InvalidRequestError("fps", "This is wrong"),
     "redis": StoreUnavailableError("Redis: refused"),
+    "record": UnreadableTaskError("task 'a': KeyError: 'secret'"),
     "http": HTTPException(409, "Do something else.", {"Retry-After": "7"}),
     "bug": RuntimeError("secret"),
 }
@@ -38,6 +39,7 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     [
         ("/raise/field", 422, "fps: This is wrong"),
         ("/raise/redis", 503, "The task store (Redis) does not answer."),
+        ("/raise/record", 410, "The record of this task cannot be read by this version"),
         ("/raise/http", 409, "Do something else."),
         ("/raise/bug", 500, "the log of APIEntrypoint has the details"),
         ("/raise/http?limit=201", 422, "limit: Input should be less than or equal to 200"),

@@ -7,6 +7,8 @@ from pydantic import ValidationError
 
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.model.folder import ModelFolder
+from app.model.hub_configs import built_in
+from app.tasks.task_config import TaskImage
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +71,49 @@ def test_guidance_of_a_second_expert_needs_one(model: ModelFolder, two_expert_mo
 def test_dots_alone_are_no_way_out_of_the_storage() -> None:
     with pytest.raises(ValidationError):
         GenerateRequest(task_id="..")
+
+
+@pytest.mark.parametrize(
+    ("hub_id", "proportions", "found", "allowed"),
+    [
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", (1, 20000), "32x134240", "4096x4096"),
+        ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", (2000, 100), "4224x192", "4096x4096"),
+        ("Wan-AI/Wan2.2-I2V-A14B-Diffusers", (20000, 1), "135760x16", "4096x4096"),
+    ],
+)
+def test_a_picture_that_gives_too_long_a_side_is_refused(
+    hub_id: str, proportions: tuple[int, int], found: str, allowed: str
+) -> None:
+    model = built_in(hub_id)
+    assert model is not None
+    width, height = proportions
+    with pytest.raises(InvalidRequestError) as caught:
+        GenerateRequest().complete(model, picture(width, height))
+    assert caught.value.field == "image"
+    for part in (f"{width}x{height}", f"video of {found} pixels", f"at most {allowed}", "send width and height"):
+        assert part in caught.value.message
+    config = GenerateRequest(width=704, height=704).complete(model, picture(width, height))
+    assert (config.width, config.height) == (704, 704)
+
+
+def picture(width: int, height: int) -> TaskImage:
+    return TaskImage(sha256="", format="PNG", width=width, height=height, bytes=1, path="a/b.image")
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong", "most"),
+    [
+        ({"width": 1536, "height": 1040}, "width", 1024),
+        ({"height": 1040}, "height", 1024),
+        ({"num_frames": 257}, "num_frames", 253),
+    ],
+)
+def test_more_than_the_model_has_positions_for_is_refused(
+    model: ModelFolder, fields: dict[str, int], wrong: str, most: int
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        GenerateRequest.model_validate(fields).complete(model)
+    assert caught.value.field == wrong
+    assert f"at most {most} for this model" in caught.value.message
+    assert f"(found {fields[wrong]})" in caught.value.message
+    assert getattr(GenerateRequest.model_validate({wrong: most}).complete(model), wrong) == most
