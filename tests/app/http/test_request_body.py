@@ -121,3 +121,29 @@ async def test_both_ways_are_documented(http: httpx.AsyncClient) -> None:
     body = (await http.get("/openapi.json")).json()["paths"][SUBMIT_PATH]["post"]["requestBody"]["content"]
     assert set(body) == {"application/json", "multipart/form-data"}
     assert "at most 10 MiB" in body["application/json"]["schema"]["properties"]["image"]["description"]
+
+
+FORM = (
+    b'--limit\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n'
+    b'--limit\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n%b\r\n--limit--\r\n' % PICTURE
+)
+
+
+@pytest.mark.parametrize("missing", [0, 2, 4, 11, 30, len(FORM) - 60, len(FORM)])
+async def test_a_form_without_its_end_is_refused(http: httpx.AsyncClient, missing: int) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=limit"}
+    reply = await http.post(SUBMIT_PATH, content=FORM[: len(FORM) - missing], headers=headers)
+    if missing <= 2:  # Nothing but the line's end after the last boundary.
+        assert reply.json() == {"prompt": "a", "image_bytes": len(PICTURE)}
+    else:
+        assert reply.status_code == 400
+        assert "ends before its last boundary" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"), [("multipart/form-data", FORM), ("multipart/form-data; boundary=limit", b"no boundary")]
+)
+async def test_a_damaged_form_is_refused(http: httpx.AsyncClient, kind: str, content: bytes) -> None:
+    reply = await http.post(SUBMIT_PATH, content=content, headers={"Content-Type": kind})
+    assert reply.status_code == 400
+    assert "The form cannot be read: " in reply.json()["error"]["message"]
