@@ -13,6 +13,8 @@ TASK_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
 MAX_SIDE = 4096
 MAX_FRAMES = 1025
 MAX_STEPS = 200
+MAX_EXACT_SEED = 2**53
+"""Seeds below it are exact in programs that read JSON's numbers as 64-bit floats, such as JavaScript and jq."""
 
 
 def _no_path(task_id: str) -> str:
@@ -90,7 +92,7 @@ class GenerateRequest(BaseModel):
             area = config["width"] * config["height"]
             config["width"], config["height"] = images.sides_like(image.width, image.height, area, model.side_multiple)
             _check_proportions(model, image, config)
-        config.setdefault("seed", secrets.randbelow(2**63))
+        config.setdefault("seed", secrets.randbelow(MAX_EXACT_SEED))
         for side in ("width", "height"):
             if config[side] % model.side_multiple:
                 raise InvalidRequestError(

@@ -19,7 +19,13 @@ def model(tiny_model: Path) -> ModelFolder:
 def test_a_bare_task_id_gets_the_models_defaults(model: ModelFolder) -> None:
     config = GenerateRequest(task_id="test123").complete(model)
     assert (config.width, config.num_frames, config.num_inference_steps) == (64, 9, 4)
-    assert 0 <= config.seed < 2**63
+
+
+def test_a_seed_that_was_left_out_is_exact_in_every_reader_of_json(model: ModelFolder) -> None:
+    seeds = {GenerateRequest().complete(model).seed for _ in range(50)}
+    assert len(seeds) == 50
+    assert all(0 <= seed < 2**53 for seed in seeds)
+    assert GenerateRequest(seed=2**63 - 1).complete(model).seed == 2**63 - 1
 
 
 def test_what_the_client_said_is_kept_apart_from_what_was_filled_in(model: ModelFolder) -> None:
