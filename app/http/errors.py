@@ -16,11 +16,26 @@ from app.tasks.store import StoreUnavailableError, UnreadableTaskError
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    409: "conflict",
+    410: "gone",
+    413: "request_entity_too_large",
+    416: "requested_range_not_satisfiable",
+    422: "unprocessable_entity",
+    429: "too_many_requests",
+    500: "internal_server_error",
+    503: "service_unavailable",
+}
+"""``error.code`` of each status. Python's own phrases differ between its versions (413, 416 and 422 in 3.13)."""
 
 
 def problem(status: int, message: str, *, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    """Return an error answer; its ``code`` is the status in words, such as ``not_found``."""
-    code = HTTPStatus(status).phrase.lower().replace(" ", "_")
+    """Return an error answer; its ``code`` is the status in words, such as ``not_found`` (``error`` if it is rare)."""
+    code = _CODES.get(status, "error")
     return JSONResponse({"error": {"code": code, "message": message, **more}}, status, headers)
 
 

@@ -1,5 +1,6 @@
 """Every error answer has the same shape, and a message that says what to do."""
 
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -8,6 +9,7 @@ from fastapi import Query
 from starlette.exceptions import HTTPException
 
 from app.http.application import create_api
+from app.http.errors import problem
 from app.http.generate_request import InvalidRequestError
 from app.tasks.store import StoreUnavailableError, UnreadableTaskError
 
@@ -54,8 +56,12 @@ async def test_an_error_says_what_is_wrong(http: httpx.AsyncClient, path: str, s
     assert "secret" not in error["message"]
 
 
-async def test_the_code_is_the_status_in_words(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/nowhere")).json()["error"]["code"] == "not_found"
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(404, "not_found"), (413, "request_entity_too_large"), (422, "unprocessable_entity"), (418, "error")],
+)
+def test_the_code_is_the_same_in_every_python(status: int, code: str) -> None:
+    assert json.loads(bytes(problem(status, "").body))["error"]["code"] == code
 
 
 async def test_a_wrong_field_is_listed(http: httpx.AsyncClient) -> None:
