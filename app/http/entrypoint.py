@@ -70,6 +70,7 @@ class APIEntrypoint:
         self._store = await asyncio.to_thread(runtime.task_store, environment, args)
         self._cluster = runtime.cluster()
         self._max_queued_tasks = args.max_queued_tasks
+        self._max_request_cost = args.max_request_cost
         self._dispatcher = Dispatcher(
             self._store,
             cluster=self._cluster,
@@ -169,13 +170,14 @@ class APIEntrypoint:
     async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
         """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
         if request.image is None:
-            return await self._store.submit(task_id, request.body(), request.complete(self._model))
+            config = request.complete(self._model, max_cost=self._max_request_cost)
+            return await self._store.submit(task_id, request.body(), config)
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
             raise InvalidRequestError("image", str(error)) from None
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
-        config = request.complete(self._model, image)
+        config = request.complete(self._model, image, max_cost=self._max_request_cost)
         try:
             await asyncio.to_thread(self._storage.write, request.image, image.path)
         except StorageError as error:

@@ -1,5 +1,6 @@
 """The fields of a request, their bounds, and how the model's defaults complete them into a task config."""
 
+import math
 import secrets
 from typing import Annotated, Any
 
@@ -76,12 +77,13 @@ class GenerateRequest(BaseModel):
         fields = self.model_dump(exclude_unset=True, exclude={"task_id", "image"})
         return fields | ({"image": image.sha256} if image else {})
 
-    def complete(self, model: ModelFolder, image: TaskImage | None = None) -> TaskConfig:
+    def complete(self, model: ModelFolder, image: TaskImage | None = None, *, max_cost: float = math.inf) -> TaskConfig:
         """Return the task's config: every field with a value, checked against the model.
 
         Args:
             model: the model that will run it.
             image: the request's image and the path under which it will be stored, if it has one.
+            max_cost: the most tokens x steps that the video may have, as a multiple of the model's default video.
 
         Raises:
             InvalidRequestError: names the field, what was found and what is allowed.
@@ -106,6 +108,7 @@ class GenerateRequest(BaseModel):
                 f"Input should be {model.temporal_scale}k+1 (found {config['num_frames']}; nearest: {low} "
                 f"and {low + model.temporal_scale})",
             )
+        _check_cost(model, config, max_cost)
         if not model.two_experts:
             if self.guidance_scale_2 is not None:
                 raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
@@ -129,6 +132,27 @@ def _check_positions(model: ModelFolder, config: dict[str, Any]) -> None:
                 f"Input should be at most {most} for this model, whose transformer has {model.positions} positions "
                 f"(rope_max_seq_len) along each dimension (found {config[field]})",
             )
+
+
+def _check_cost(model: ModelFolder, config: dict[str, Any], max_cost: float) -> None:
+    def tokens_of_all_steps(values: dict[str, Any]) -> int:
+        tokens = model.tokens(values["width"], values["height"], values["num_frames"])
+        return max(1, tokens) * int(values["num_inference_steps"])
+
+    default = model.defaults.model_dump()
+    cost = tokens_of_all_steps(config) / tokens_of_all_steps(default)
+    if cost > max_cost:
+        fields = ("width", "height", "num_frames", "num_inference_steps")
+        found, usual = (
+            "{width}x{height} pixels, {num_frames} frames and {num_inference_steps} steps".format(**values)
+            for values in (config, default)
+        )
+        raise InvalidRequestError(
+            max(fields, key=lambda field: config[field] / default[field]),
+            f"This video is too much work: it has {cost:.1f} times the tokens x steps of this model's default video "
+            f"({usual}); allowed is at most {max_cost:g} times (max_request_cost). Ask for a smaller picture, fewer "
+            f"frames or fewer steps (found {found})",
+        )
 
 
 def _check_proportions(model: ModelFolder, image: TaskImage, config: dict[str, Any]) -> None:

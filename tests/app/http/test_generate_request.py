@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.config import AppArgs
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.model.folder import ModelFolder
 from app.model.hub_configs import built_in
@@ -123,3 +124,40 @@ def test_more_than_the_model_has_positions_for_is_refused(
     assert f"at most {most} for this model" in caught.value.message
     assert f"(found {fields[wrong]})" in caught.value.message
     assert getattr(GenerateRequest.model_validate({wrong: most}).complete(model), wrong) == most
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong", "cost"),
+    [
+        ({"num_inference_steps": 200}, "num_inference_steps", "50.0"),
+        ({"width": 1024, "height": 1024}, "width", "256.0"),
+        ({"width": 128, "height": 512}, "height", "16.0"),
+        ({"num_frames": 253}, "num_frames", "21.3"),
+    ],
+)
+def test_more_work_than_is_allowed_is_refused(
+    model: ModelFolder, fields: dict[str, int], wrong: str, cost: str
+) -> None:
+    request = GenerateRequest.model_validate(fields)
+    with pytest.raises(InvalidRequestError) as caught:
+        request.complete(model, max_cost=float(cost) - 1)
+    assert caught.value.field == wrong
+    for part in (f"it has {cost} times", "default video (64x64 pixels, 9 frames and 4 steps)", str(fields[wrong])):
+        assert part in caught.value.message
+    request.complete(model, max_cost=float(cost) + 1)
+
+
+def test_a_picture_counts_by_the_size_that_it_gives(text_or_image_model: Path) -> None:
+    model = ModelFolder.read(str(text_or_image_model))
+    with pytest.raises(InvalidRequestError, match="too much work"):
+        GenerateRequest(num_inference_steps=4).complete(model, picture(16, 900), max_cost=0.1)
+
+
+@pytest.mark.parametrize("hub_id", ["Wan-AI/Wan2.2-T2V-A14B-Diffusers", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"])
+def test_the_largest_legal_request_is_refused_by_default(hub_id: str) -> None:
+    model = built_in(hub_id)
+    assert model is not None
+    largest = GenerateRequest(width=4096, height=4096, num_frames=1025, num_inference_steps=200)
+    with pytest.raises(InvalidRequestError, match=r"at most 100 times \(max_request_cost\)"):
+        largest.complete(model, max_cost=AppArgs().max_request_cost)
+    GenerateRequest().complete(model, max_cost=1)
