@@ -2,6 +2,7 @@
 
 import math
 import secrets
+import textwrap
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -113,7 +114,24 @@ class GenerateRequest(BaseModel):
             if self.guidance_scale_2 is not None:
                 raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
             config["guidance_scale_2"] = None
+        if config["guidance_scale"] <= 1:
+            self._check_without_guidance(config["guidance_scale"])
+            # The defaults have no effect either, so the task does not show them.
+            config |= {"negative_prompt": "", "guidance_scale_2": None}
         return TaskConfig(**config, image=image)
+
+    def _check_without_guidance(self, scale: float) -> None:
+        unused = {
+            "negative_prompt": bool(self.negative_prompt),
+            "guidance_scale_2": self.guidance_scale_2 is not None and self.guidance_scale_2 > 1,
+        }
+        for field in (field for field, given in unused.items() if given):
+            raise InvalidRequestError(
+                field,
+                f"This field has no effect, since guidance_scale is {scale:g} and 1 or less turns guidance off for the "
+                f"whole video (found {textwrap.shorten(repr(getattr(self, field)), 60)}); leave it out, or send a "
+                "guidance_scale above 1",
+            )
 
 
 def _longest_sides(model: ModelFolder) -> dict[str, int]:

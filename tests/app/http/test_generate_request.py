@@ -1,6 +1,8 @@
 """Requests: bounds, the model's own limits, and defaults for what is left out."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -161,3 +163,29 @@ def test_the_largest_legal_request_is_refused_by_default(hub_id: str) -> None:
     with pytest.raises(InvalidRequestError, match=r"at most 100 times \(max_request_cost\)"):
         largest.complete(model, max_cost=AppArgs().max_request_cost)
     GenerateRequest().complete(model, max_cost=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({"guidance_scale_2": 9.0}, "guidance_scale_2"),
+        ({"negative_prompt": "blurry"}, "negative_prompt"),
+        ({"negative_prompt": "blurry", "guidance_scale_2": 9.0}, "negative_prompt"),
+    ],
+)
+def test_what_has_no_effect_without_guidance_is_refused(
+    two_expert_model: Path, fields: dict[str, Any], wrong: str
+) -> None:
+    model = ModelFolder.read(str(two_expert_model))
+    for scale in (0, 1.0):
+        with pytest.raises(InvalidRequestError, match=f"^{wrong}: This field has no effect, since guidance_scale is"):
+            GenerateRequest(guidance_scale=scale, **fields).complete(model)
+    assert GenerateRequest(guidance_scale=1.1, **fields).complete(model).guided
+
+
+def test_a_task_without_guidance_shows_no_default_that_has_no_effect(two_expert_model: Path) -> None:
+    model = ModelFolder.read(str(two_expert_model))
+    model = replace(model, defaults=model.defaults.model_copy(update={"guidance_scale_2": 3, "negative_prompt": "x"}))
+    config = GenerateRequest(guidance_scale=1).complete(model)
+    assert (config.guidance_scale, config.guidance_scale_2, config.negative_prompt) == (1, None, "")
+    GenerateRequest(guidance_scale=1, guidance_scale_2=1, negative_prompt="").complete(model)
