@@ -1,7 +1,7 @@
 """Reads the body of ``POST /generate``: JSON with the image in base64, or a form with the image as a file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -77,17 +77,19 @@ class _FormParser(MultiPartParser):
 
 
 async def _from_form(request: Request) -> dict[str, Any]:
-    parser = _FormParser(request.headers, request.stream(), max_files=1, max_fields=50, max_part_size=MAX_BODY_BYTES)
+    async def content() -> AsyncGenerator[bytes, None]:
+        async for chunk in request.stream():
+            yield chunk
+        if not parser.ended:
+            raise MultiPartException("It ends before its last boundary (--BOUNDARY--), so a part of it is missing.")
+
+    parser = _FormParser(request.headers, content(), max_files=1, max_fields=50, max_part_size=MAX_BODY_BYTES)
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise HTTPException(400, f"The form cannot be read: {error.message} Send multipart/form-data.") from None
+        message = f"The form cannot be read: {error.message} Send the whole form as multipart/form-data."
+        raise HTTPException(400, message) from None
     try:
-        if not parser.ended:
-            message = (
-                "The form ends before its last boundary (--BOUNDARY--), so a part of it is missing. Send it whole."
-            )
-            raise HTTPException(400, message)
         fields: dict[str, Any] = {}
         for name, value in form.multi_items():
             if name in fields:
