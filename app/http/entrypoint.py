@@ -178,18 +178,14 @@ class APIEntrypoint:
             raise InvalidRequestError("image", str(error)) from None
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
         config = request.complete(self._model, image, max_cost=self._max_request_cost)
-        try:
-            await asyncio.to_thread(self._storage.write, request.image, image.path)
-        except StorageError as error:
-            _log.warning("the image of task %s could not be stored: %s", task_id, error)
-            message = (
-                "The storage did not accept the image. Try again in 5 seconds; the log of APIEntrypoint has the reason."
-            )
-            raise HTTPException(503, message, {"Retry-After": "5"}) from None
+        await asyncio.to_thread(self._storage.write, request.image, image.path)
         submission = await self._store.submit(task_id, request.body(image), config)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:
-            await asyncio.to_thread(self._storage.delete, image.path)
+            try:
+                await asyncio.to_thread(self._storage.delete, image.path)
+            except StorageError as error:
+                _log.warning("an image that no task uses stays in the storage: %s", error)
         return submission
 
     async def _deliver(self, task_config: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.media.storage import StorageError
 from app.tasks.store import StoreUnavailableError, UnreadableTaskError
 
 _log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ def add_error_handlers(api: FastAPI) -> None:
         InvalidRequestError: _invalid_field,
         StoreUnavailableError: _unavailable,
         UnreadableTaskError: _unreadable,
+        StorageError: _storage_away,
         HTTPException: _http_error,
         Exception: _unexpected,
     }
@@ -98,6 +100,15 @@ async def _unreadable(_: Request, error: UnreadableTaskError) -> JSONResponse:
         "request under another task_id."
     )
     return problem(410, message)
+
+
+async def _storage_away(request: Request, error: StorageError) -> JSONResponse:
+    _log.warning("%s %s: %s", request.method, request.url.path, error)
+    message = (
+        f"The storage of videos and images does not answer or refuses. Try again in {_RETRY_SECONDS} seconds; the log "
+        "of APIEntrypoint has the reason."
+    )
+    return problem(503, message, headers={"Retry-After": str(_RETRY_SECONDS)})
 
 
 async def _http_error(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,0 +1,122 @@
+"""The routes of APIEntrypoint over a real task store and a real storage, without Ray and without gangs."""
+
+import base64
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from ray import serve
+
+from app.config import AppOptions
+from app.http.entrypoint import APIEntrypoint, api
+from app.media.storage import Storage, StorageError, video_path
+from app.model.folder import ModelFolder
+from app.tasks.keys import Key
+from app.tasks.store import Started, TaskStore
+from testing.records import gang_state, task_config
+from tests.app.media.pictures import encoded
+
+PICTURE = base64.b64encode(encoded("PNG", (64, 64))).decode()
+
+
+class Away:
+    """A storage that does not answer."""
+
+    def __getattr__(self, verb: str) -> Any:
+        def refuse(*_: object) -> None:
+            raise StorageError(f"s3://secret does not {verb}")
+
+        return refuse
+
+
+class Routes(APIEntrypoint):
+    """The deployment's class with the parts that its routes use."""
+
+    def __init__(self, store: TaskStore, storage: Storage, model: ModelFolder) -> None:
+        self._store, self._storage, self._model = store, storage, model
+        self._cluster = "here"
+        self._max_queued_tasks = 50
+        self._max_request_cost = AppOptions().max_request_cost
+
+    def __del__(self) -> None:  # type: ignore[override]  # Nothing was started.
+        pass
+
+
+@pytest.fixture
+def routes(store: TaskStore, text_or_image_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Routes:
+    model = ModelFolder.read(str(text_or_image_model))
+    routes = Routes(store, Storage(f"file://{tmp_path}"), model)
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=routes))
+    return routes
+
+
+@pytest.fixture
+async def http(routes: Routes) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://service") as client:
+        yield client
+
+
+async def run(store: TaskStore, task_id: str) -> Started:
+    """Let a leader start the task."""
+    await store.publish_gang(gang_state("gang", "here"), serving=True, ttl_seconds=30)
+    assert await store.take("here", "dispatcher") is not None
+    started = await store.start(task_id, "here", "leader", 4)
+    assert isinstance(started, Started)
+    return started
+
+
+async def succeed(routes: Routes, task_id: str, video: bytes = b"0123456789") -> None:
+    """Let the task end with a video, as a gang would."""
+    path = video_path(task_id, 1)
+    routes._storage.write(video, path)
+    assert await routes._store.succeed(await run(routes._store, task_id), path)
+
+
+async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.AsyncClient, routes: Routes) -> None:
+    for name in ("bad", "good"):
+        assert (await http.post("/generate", json={"task_id": name})).status_code == 202
+    await routes._store._redis.hset(Key.TASK.full("bad"), "config", "{}")  # type: ignore[misc]
+    assert [task["task_id"] for task in (await http.get("/generate")).json()["tasks"]] == ["good"]
+    for reply in (await http.get("/generate/bad"), await http.post("/generate", json={"task_id": "bad"})):
+        assert reply.status_code == 410
+        assert "another task_id" in reply.json()["error"]["message"]
+
+
+async def test_a_refused_picture_leaves_neither_a_task_nor_a_file(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    narrow = base64.b64encode(encoded("PNG", (1, 900))).decode()
+    reply = await http.post("/generate", json={"task_id": "a", "image": narrow})
+    assert reply.status_code == 422
+    assert [field["field"] for field in reply.json()["error"]["fields"]] == ["image"]
+    assert (await http.get("/generate/a")).status_code == 404
+    assert not os.listdir(tmp_path)
+
+
+async def test_too_much_work_is_refused(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/generate", json={"width": 1024, "height": 1024})
+    assert reply.status_code == 422
+    assert "max_request_cost" in reply.json()["error"]["message"]
+
+
+async def test_a_storage_that_is_away_is_503(http: httpx.AsyncClient, routes: Routes) -> None:
+    await http.post("/generate", json={"task_id": "done"})
+    await succeed(routes, "done")
+    routes._storage = Away()  # type: ignore[assignment]
+    for reply in (
+        await http.get("/generate/done/video"),
+        await http.post("/generate", json={"task_id": "a", "image": PICTURE}),
+    ):
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
+        assert "secret" not in reply.text
+    assert (await http.get("/generate/a")).status_code == 404
+
+
+async def test_a_picture_that_cannot_be_withdrawn_does_not_change_the_answer(
+    http: httpx.AsyncClient, routes: Routes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await routes._store.submit("a", {"prompt": "another"}, task_config())
+    monkeypatch.setattr(routes._storage, "delete", Away().delete)
+    assert (await http.post("/generate", json={"task_id": "a", "image": PICTURE})).status_code == 409
