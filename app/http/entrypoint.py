@@ -6,7 +6,7 @@ import os
 import uuid
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Response
+from fastapi import Depends, Query, Request, Response
 from fastapi.responses import FileResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -17,8 +17,9 @@ from app import runtime
 from app.config import AppArgs, Environment
 from app.http.application import SUBMIT_PATH, create_api
 from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.http.middleware import root_path
 from app.http.request_body import BODY_DOCUMENTATION, read_request
-from app.http.views import Readiness, TaskPage, TaskView, view
+from app.http.views import Readiness, TaskPage, TaskView, task_url, view
 from app.media import images
 from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
@@ -41,6 +42,13 @@ def _known(task: Task | None, task_id: str) -> Task:
         )
         raise HTTPException(404, message)
     return task
+
+
+async def _root(request: Request) -> str:
+    return root_path(request.scope)
+
+
+Root = Annotated[str, Depends(_root)]
 
 
 async def _gangs_are_up() -> bool:
@@ -83,7 +91,7 @@ class APIEntrypoint:
 
     @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)
     async def generate(
-        self, request: Annotated[GenerateRequest, Depends(read_request)], response: Response
+        self, request: Annotated[GenerateRequest, Depends(read_request)], root: Root, response: Response
     ) -> TaskView:
         """Accept a task. A repeated call with the same ``task_id`` and body returns the task that exists."""
         task_id = request.task_id or uuid.uuid4().hex
@@ -98,28 +106,29 @@ class APIEntrypoint:
             )
             raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
         task = _known(submission.task, task_id)
-        response.headers["Location"] = f"/generate/{task_id}"
-        return view(task)
+        response.headers["Location"] = task_url(task_id, root)
+        return view(task, root)
 
     @api.get("/generate")
     async def list_tasks(
         self,
+        root: Root,
         status: TaskStatus | None = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         cursor: Annotated[int | None, Query(ge=0)] = None,
     ) -> TaskPage:
         """Return tasks, newest first."""
         tasks, following = await self._store.page(status, limit, cursor)
-        return TaskPage(tasks=[view(task) for task in tasks], cursor=str(following) if following else None)
+        return TaskPage(tasks=[view(task, root) for task in tasks], cursor=str(following) if following else None)
 
     @api.get("/generate/{task_id}")
-    async def show(self, task_id: str) -> TaskView:
-        return view(await self._find(task_id))
+    async def show(self, task_id: str, root: Root) -> TaskView:
+        return view(await self._find(task_id), root)
 
     @api.delete("/generate/{task_id}")
-    async def cancel(self, task_id: str) -> TaskView:
+    async def cancel(self, task_id: str, root: Root) -> TaskView:
         """Cancel a queued task at once and a running one at its next step; an ended task does not change."""
-        return view(_known(await self._store.cancel(task_id), task_id))
+        return view(_known(await self._store.cancel(task_id), task_id), root)
 
     @api.get("/generate/{task_id}/video", response_class=FileResponse)
     async def video(self, task_id: str) -> FileResponse:

@@ -24,12 +24,17 @@ def too_large(most: int, part: str = "The body") -> str:
     return f"{part} is too large: at most {most} bytes are allowed. Send a shorter one."
 
 
+def root_path(scope: Scope) -> str:
+    """Return the route prefix under which the application is served, without a slash at its end."""
+    return str(scope.get("root_path", "")).rstrip("/")
+
+
 class BodyLimit:
     """Refuses bodies that are larger than any request can be, whatever their headers declare.
 
     Args:
         app: the application behind this middleware.
-        image_path: the only path whose POST may carry an image.
+        image_path: the only path whose POST may carry an image, without the route prefix.
     """
 
     def __init__(self, app: ASGIApp, image_path: str) -> None:
@@ -41,7 +46,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         # The other fields of a body with an image are bounded when the body is read.
-        takes_image = scope["method"] == "POST" and scope["path"] == self._image_path
+        takes_image = scope["method"] == "POST" and scope["path"] == root_path(scope) + self._image_path
         most = MAX_IMAGE_BODY_BYTES if takes_image else MAX_BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > most:

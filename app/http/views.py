@@ -71,9 +71,14 @@ class Readiness(BaseModel):
     gangs: list[GangState]
 
 
-def view(task: Task) -> TaskView:
-    """Return ``task`` as a client sees it."""
-    url = f"/generate/{task.task_id}"
+def task_url(task_id: str, root: str = "") -> str:
+    """Return the path of a task; ``root`` is the route prefix under which the application is served."""
+    return f"{root}/generate/{task_id}"
+
+
+def view(task: Task, root: str = "") -> TaskView:
+    """Return ``task`` as a client sees it, with links below the route prefix ``root``."""
+    url = task_url(task.task_id, root)
     shown = task.config.model_dump(include=set(TaskConfig.model_fields))
     return TaskView(
         **shown,

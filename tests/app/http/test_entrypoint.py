@@ -120,3 +120,23 @@ async def test_a_picture_that_cannot_be_withdrawn_does_not_change_the_answer(
     await routes._store.submit("a", {"prompt": "another"}, task_config())
     monkeypatch.setattr(routes._storage, "delete", Away().delete)
     assert (await http.post("/generate", json={"task_id": "a", "image": PICTURE})).status_code == 409
+
+
+@pytest.mark.parametrize("prefix", ["", "/video"])
+async def test_links_have_the_route_prefix(routes: Routes, prefix: str) -> None:
+    # As Serve does: the prefix is in the path and in root_path.
+    transport = httpx.ASGITransport(api, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        reply = await http.post(f"{prefix}/generate", json={"task_id": "a"})
+        assert (reply.status_code, reply.headers["location"]) == (202, f"{prefix}/generate/a")
+        await succeed(routes, "a")
+        for shown in (
+            (await http.get(f"{prefix}/generate/a")).json(),
+            (await http.get(f"{prefix}/generate")).json()["tasks"][0],
+        ):
+            assert (shown["url"], shown["video_url"]) == (f"{prefix}/generate/a", f"{prefix}/generate/a/video")
+        assert (await http.get(shown["video_url"])).content == b"0123456789"
+        assert f"{prefix}/openapi.json" in (await http.get(f"{prefix}/docs")).text
+        large = base64.b64encode(bytes(500_000)).decode()
+        assert (await http.post(f"{prefix}/generate", json={"image": large})).status_code == 422, "not 413"
+        assert (await http.post(f"{prefix}/generate/a", json={"image": large})).status_code == 413
