@@ -6,7 +6,7 @@ import os
 import uuid
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -19,7 +19,7 @@ from app.http.application import SUBMIT_PATH, create_api
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.http.middleware import root_path
 from app.http.request_body import BODY_DOCUMENTATION, read_request
-from app.http.views import Readiness, TaskPage, TaskView, task_url, view
+from app.http.views import Readiness, TaskPage, TaskView, matches, task_url, video_headers, view
 from app.media import images
 from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
@@ -37,9 +37,7 @@ _FULL_RETRY_SECONDS = 30
 # Above the class: serve.ingress copies the routes, and the copies see only names that are defined by then.
 def _known(task: Task | None, task_id: str) -> Task:
     if task is None:
-        message = (
-            f"There is no task {task_id!r}. GET /generate lists all; ended ones are deleted after task_ttl_seconds."
-        )
+        message = f"There is no task {task_id!r}. GET /generate lists all; ended ones are deleted by DELETE, or after task_ttl_seconds."
         raise HTTPException(404, message)
     return task
 
@@ -127,12 +125,18 @@ class APIEntrypoint:
 
     @api.delete("/generate/{task_id}")
     async def cancel(self, task_id: str, root: Root) -> TaskView:
-        """Cancel a queued task at once and a running one at its next step; an ended task does not change."""
-        return view(_known(await self._store.cancel(task_id), task_id), root)
+        """Cancel a queued task at once and a running one at its next step; delete an ended one with its files."""
+        task = await self._find(task_id)
+        if not task.status.ended:
+            return view(_known(await self._store.cancel(task_id), task_id), root)
+        # Files go before the record: once it is gone, a new task may take the same id.
+        await asyncio.to_thread(self._storage.delete_task, task_id)
+        await self._store.forget(task_id)
+        return view(task, root)
 
-    @api.get("/generate/{task_id}/video", response_class=FileResponse)
-    async def video(self, task_id: str) -> FileResponse:
-        """Return the mp4; a Range header is honoured."""
+    @api.get("/generate/{task_id}/video", response_class=FileResponse, responses={304: {"description": "Unchanged"}})
+    async def video(self, task_id: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+        """Return the mp4; a Range header is honoured, and If-None-Match with its ETag is answered 304."""
         task = await self._find(task_id)
         if task.video is None:
             reason = (
@@ -141,6 +145,9 @@ class APIEntrypoint:
                 else "its video is not ready. Ask again when its status is succeeded."
             )
             raise HTTPException(409, f"Task {task_id!r} is {task.status}: {reason}")
+        headers = video_headers(task)
+        if if_none_match is not None and matches(if_none_match, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
         try:
             file = await asyncio.to_thread(self._storage.local_copy, task.video)
         except FileNotFoundError:
@@ -149,7 +156,9 @@ class APIEntrypoint:
                 "task_id to make a new one."
             )
             raise HTTPException(410, message) from None
-        return FileResponse(file, media_type="video/mp4", filename=f"{task_id}.mp4", content_disposition_type="inline")
+        return FileResponse(
+            file, headers=headers, media_type="video/mp4", filename=f"{task_id}.mp4", content_disposition_type="inline"
+        )
 
     @api.get("/healthz")
     async def healthz(self) -> dict[str, str]:

@@ -140,3 +140,56 @@ async def test_links_have_the_route_prefix(routes: Routes, prefix: str) -> None:
         large = base64.b64encode(bytes(500_000)).decode()
         assert (await http.post(f"{prefix}/generate", json={"image": large})).status_code == 422, "not 413"
         assert (await http.post(f"{prefix}/generate/a", json={"image": large})).status_code == 413
+
+
+async def test_an_ended_task_is_deleted_with_its_files(http: httpx.AsyncClient, routes: Routes, tmp_path: Path) -> None:
+    await http.post("/generate", json={"task_id": "a", "image": PICTURE})
+    await succeed(routes, "a")
+    reply = await http.delete("/generate/a")
+    assert (reply.status_code, reply.json()["status"]) == (200, "succeeded")
+    assert not os.listdir(tmp_path)
+    for path in ("/generate/a", "/generate/a/video"):
+        assert (await http.get(path)).status_code == 404
+    assert (await http.delete("/generate/a")).status_code == 404
+    assert (await http.get("/generate")).json()["tasks"] == []
+    assert (await http.post("/generate", json={"task_id": "a", "prompt": "another"})).status_code == 202
+
+
+async def test_a_task_that_has_not_ended_is_cancelled_first(http: httpx.AsyncClient, routes: Routes) -> None:
+    for name in ("runs", "waits"):
+        await http.post("/generate", json={"task_id": name})
+    await run(routes._store, "runs")
+    assert (await http.delete("/generate/runs")).json()["status"] == "running"
+    for _ in range(2):
+        assert (await http.delete("/generate/waits")).json()["status"] == "cancelled"
+    assert [task["task_id"] for task in (await http.get("/generate")).json()["tasks"]] == ["runs"]
+
+
+async def test_a_task_keeps_its_record_while_its_files_cannot_be_deleted(
+    http: httpx.AsyncClient, routes: Routes
+) -> None:
+    await http.post("/generate", json={"task_id": "a"})
+    await succeed(routes, "a")
+    routes._storage = Away()  # type: ignore[assignment]
+    assert (await http.delete("/generate/a")).status_code == 503
+    assert (await http.get("/generate/a")).status_code == 200
+
+
+async def test_a_video_that_a_client_has_is_not_sent_again(http: httpx.AsyncClient, routes: Routes) -> None:
+    async def video(**headers: str) -> httpx.Response:
+        return await http.get("/generate/a/video", headers={name.replace("_", "-"): headers[name] for name in headers})
+
+    await http.post("/generate", json={"task_id": "a"})
+    await succeed(routes, "a")
+    tag = (await video()).headers["etag"]
+    for named in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        reply = await video(if_none_match=named)
+        assert (reply.status_code, reply.content, reply.headers["etag"]) == (304, b"", tag)
+    assert (await video(if_none_match='"other"')).content == b"0123456789"
+    part = await video(range="bytes=2-4", if_range=tag)
+    assert (part.status_code, part.content) == (206, b"234")
+    assert (await video(range="bytes=2-4", if_range='"other"')).status_code == 200
+    await http.delete("/generate/a")
+    await http.post("/generate", json={"task_id": "a", "prompt": "another"})
+    await succeed(routes, "a", b"abcdefghij")
+    assert (await video(if_none_match=tag)).content == b"abcdefghij", "another task of the same id"
