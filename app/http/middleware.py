@@ -1,5 +1,6 @@
 """What every request passes before its route: the limit of its body and the age of its connection."""
 
+import asyncio
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
@@ -13,6 +14,11 @@ MAX_BODY_BYTES = 64 * 1024
 """The largest body without its image."""
 MAX_IMAGE_BODY_BYTES = MAX_BODY_BYTES + (images.MAX_BYTES + 3) * 4 // 3
 """The largest body with an image in base64."""
+MAX_BODY_SECONDS = 30.0
+"""How long a body may take to arrive."""
+MAX_ARRIVING_BODIES = 500
+"""Bodies on their way to one replica; below the 1000 requests at a time that Serve passes on to it (app/serve_app.py), so
+that others are still answered."""
 MAX_CONNECTION_SECONDS = 2.0
 """Age from which a connection is closed with its next answer; well below the time for which a stopping pod still
 answers (`worker.drainSeconds`)."""
@@ -63,6 +69,62 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+class BodyDeadline:
+    """Bounds the time and the number of bodies that have not arrived in full, so that slow clients block nobody else.
+
+    Serve passes on at most ``max_ongoing_requests`` requests of a replica at a time: without these bounds, clients that
+    send their bodies byte by byte would keep everything from being answered, health included.
+
+    Args:
+        app: the application behind this middleware.
+        seconds: how long the body of a POST may take; then the request is answered 408.
+        most: how many bodies may be on their way at a time; one more is answered 503.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float, most: int) -> None:
+        self._app = app
+        self._seconds = seconds
+        self._most = most
+        self._arriving = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Only a POST has a body that is read.
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        if self._arriving >= self._most:
+            message = f"The bodies of {self._most} other requests are arriving, as many as may. Try again in 5 seconds."
+            headers = {"Retry-After": "5", "Connection": "close"}
+            await problem(503, message, headers=headers)(scope, receive, send)
+            return
+        ends = asyncio.get_running_loop().time() + self._seconds
+        arriving = True
+        self._arriving += 1
+
+        def arrived() -> None:
+            nonlocal arriving
+            self._arriving -= arriving
+            arriving = False
+
+        async def in_time() -> Message:
+            if not arriving:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(ends):
+                    message = await receive()
+            except TimeoutError:
+                text = f"The body did not arrive in full within {self._seconds:g} seconds. Send it without a pause."
+                raise HTTPException(408, text, {"Connection": "close"}) from None
+            if not message.get("more_body"):
+                arrived()
+            return message
+
+        try:
+            await self._app(scope, in_time, send)
+        finally:
+            arrived()
 
 
 class ConnectionAge:
