@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fastapi import FastAPI
 
 from app.http.errors import add_error_handlers
-from app.http.middleware import MAX_ARRIVING_BODIES, MAX_BODY_SECONDS, BodyDeadline, BodyLimit, ConnectionAge
+from app.http.middleware import MAX_ARRIVING_BODIES, MAX_BODY_SECONDS, BodyDeadline, BodyLimit, ConnectionAge, HeadAsGet
 
 SUBMIT_PATH = "/generate"
 
@@ -30,6 +30,7 @@ def create_api(
     )
     api.add_middleware(BodyLimit, image_path=SUBMIT_PATH)
     api.add_middleware(BodyDeadline, seconds=body_seconds, most=arriving_bodies)
+    api.add_middleware(HeadAsGet)
     api.add_middleware(ConnectionAge, clock=clock)
     add_error_handlers(api)
     return api

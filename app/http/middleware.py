@@ -127,6 +127,29 @@ class BodyDeadline:
             arrived()
 
 
+class HeadAsGet:
+    """Answers HEAD as GET without the body (RFC 9110, section 9.3.2); FastAPI's routes would answer 405."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            elif message["type"] == "http.response.pathsend":
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        # With this extension a response names its file instead of reading it.
+        extensions = {**(scope.get("extensions") or {}), "http.response.pathsend": {}}
+        await self._app({**scope, "method": "GET", "extensions": extensions}, receive, without_body)
+
+
 class ConnectionAge:
     """Closes a connection with its first answer after ``MAX_CONNECTION_SECONDS``.
 

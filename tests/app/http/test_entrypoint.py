@@ -193,3 +193,14 @@ async def test_a_video_that_a_client_has_is_not_sent_again(http: httpx.AsyncClie
     await http.post("/generate", json={"task_id": "a", "prompt": "another"})
     await succeed(routes, "a", b"abcdefghij")
     assert (await video(if_none_match=tag)).content == b"abcdefghij", "another task of the same id"
+
+
+async def test_head_is_get_without_a_body(http: httpx.AsyncClient, routes: Routes) -> None:
+    await http.post("/generate", json={"task_id": "a"})
+    await succeed(routes, "a")
+    paths = ["/generate", "/generate/a", "/generate/a/video", "/generate/b", "/healthz", "/readyz", "/docs", "/nowhere"]
+    for path in paths:
+        get, head = await http.get(path), await http.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        assert head.headers == get.headers, path
+    assert "head" not in (await http.get("/openapi.json")).json()["paths"]["/generate"]
