@@ -12,6 +12,7 @@ from app.model.folder import ModelFolder
 from app.tasks.task_config import TaskConfig, TaskImage
 
 TASK_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
+MAX_PROMPT_CHARACTERS = 8000
 MAX_SIDE = 4096
 MAX_FRAMES = 1025
 MAX_STEPS = 200
@@ -33,7 +34,7 @@ def _bytes_of_image(value: Any) -> Any:
 
 
 ImageBytes = Annotated[bytes, BeforeValidator(_bytes_of_image)]
-Prompt = Annotated[str, StringConstraints(max_length=8000)]
+Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
 
 
 class InvalidRequestError(ValueError):

@@ -10,8 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.http.errors import problem
 from app.media import images
 
-MAX_BODY_BYTES = 64 * 1024
-"""The largest body without its image."""
+MAX_BODY_BYTES = 200 * 1024
+"""The largest body without its image: two prompts of 8,000 characters, each character of up to 12 bytes (JSON's escape of
+a character beyond 16 bits, such as an emoji), and 12 KiB for the other fields."""
 MAX_IMAGE_BODY_BYTES = MAX_BODY_BYTES + (images.MAX_BYTES + 3) * 4 // 3
 """The largest body with an image in base64."""
 MAX_BODY_SECONDS = 30.0

@@ -1,6 +1,7 @@
 """The body of a submission: JSON or a form, its bounds, and the messages that refuse a wrong one."""
 
 import base64
+import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import pytest
 from fastapi import Depends
 
 from app.http.application import SUBMIT_PATH, create_api
-from app.http.generate_request import GenerateRequest
+from app.http.generate_request import MAX_PROMPT_CHARACTERS, GenerateRequest
 from app.http.middleware import MAX_BODY_BYTES
 from app.http.request_body import BODY_DOCUMENTATION, read_request
 from app.media import images
@@ -41,9 +42,9 @@ def as_text(content: bytes) -> str:
 
 
 async def test_json_with_base64_and_a_form_with_a_file_say_the_same(http: httpx.AsyncClient) -> None:
-    json = await http.post(SUBMIT_PATH, json={"prompt": "a", "width": 64, "image": as_text(PICTURE)})
+    sent = await http.post(SUBMIT_PATH, json={"prompt": "a", "width": 64, "image": as_text(PICTURE)})
     form = await http.post(SUBMIT_PATH, data={"prompt": "a", "width": "64"}, files={"image": ("a.png", PICTURE)})
-    assert json.json() == form.json() == {"prompt": "a", "width": 64, "image_bytes": len(PICTURE)}
+    assert sent.json() == form.json() == {"prompt": "a", "width": 64, "image_bytes": len(PICTURE)}
 
 
 async def test_a_form_needs_no_image(http: httpx.AsyncClient) -> None:
@@ -147,3 +148,15 @@ async def test_a_damaged_form_is_refused(http: httpx.AsyncClient, kind: str, con
     reply = await http.post(SUBMIT_PATH, content=content, headers={"Content-Type": kind})
     assert reply.status_code == 400
     assert "The form cannot be read: " in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("character", ["a", "\u4e2d", "\U0001f600"])
+async def test_the_limit_of_a_prompt_counts_characters_not_bytes(http: httpx.AsyncClient, character: str) -> None:
+    fields = {"prompt": character * MAX_PROMPT_CHARACTERS, "negative_prompt": character * MAX_PROMPT_CHARACTERS}
+    headers = {"Content-Type": "application/json"}
+    for escaped in (True, False):
+        content = json.dumps(fields, ensure_ascii=escaped).encode()
+        assert (await http.post(SUBMIT_PATH, content=content, headers=headers)).json() == fields
+    longer = json.dumps({"prompt": character * (MAX_PROMPT_CHARACTERS + 1)})
+    reply = await http.post(SUBMIT_PATH, content=longer, headers=headers)
+    assert (reply.status_code, reply.json()["error"]["fields"][0]["field"]) == (422, "prompt")
