@@ -37,7 +37,10 @@ _FULL_RETRY_SECONDS = 30
 # Above the class: serve.ingress copies the routes, and the copies see only names that are defined by then.
 def _known(task: Task | None, task_id: str) -> Task:
     if task is None:
-        message = f"There is no task {task_id!r}. GET /generate lists all; ended ones are deleted by DELETE, or after task_ttl_seconds."
+        message = (
+            f"There is no task {task_id!r}. GET /generate lists all; an ended one is deleted by DELETE or after "
+            "task_ttl_seconds."
+        )
         raise HTTPException(404, message)
     return task
 

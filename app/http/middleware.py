@@ -11,15 +11,15 @@ from app.http.errors import problem
 from app.media import images
 
 MAX_BODY_BYTES = 200 * 1024
-"""The largest body without its image: two prompts of 8,000 characters, each character of up to 12 bytes (JSON's escape of
-a character beyond 16 bits, such as an emoji), and 12 KiB for the other fields."""
+"""The largest body without its image: two prompts of 8,000 characters, each of up to 12 bytes (JSON's escape of a
+character beyond 16 bits, such as an emoji), and 12 KiB for the other fields."""
 MAX_IMAGE_BODY_BYTES = MAX_BODY_BYTES + (images.MAX_BYTES + 3) * 4 // 3
 """The largest body with an image in base64."""
 MAX_BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
 MAX_ARRIVING_BODIES = 500
-"""Bodies on their way to one replica; below the 1000 requests at a time that Serve passes on to it (app/serve_app.py), so
-that others are still answered."""
+"""Bodies on their way to one replica; below the 1000 requests at a time that Serve passes on to it
+(app/serve_app.py), so that others are still answered."""
 MAX_CONNECTION_SECONDS = 2.0
 """Age from which a connection is closed with its next answer; well below the time for which a stopping pod still
 answers (`worker.drainSeconds`)."""
