@@ -81,6 +81,14 @@ async def test_more_room_is_for_submissions_alone(http: httpx.AsyncClient) -> No
     ("body", "message"),
     [
         ({"json": {"image": "not base64"}}, "image: found a string that is no base64; allowed is PNG"),
+        (
+            {"json": {"image": "https://example.com/a.png"}},
+            "image: found a URL; the service fetches nothing: send the picture itself, as base64. Allowed is PNG",
+        ),
+        (
+            {"json": {"fps": 23.976}},
+            "fps: Input should be a valid integer, got a number with a fractional part (found 2",
+        ),
         ({"json": {"image": 7}}, "image: Input should be a valid bytes"),
         (
             {"data": {"image": "text"}, "files": {"seed": (None, "1")}},
