@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from app.http.errors import add_error_handlers
 from app.http.middleware import MAX_ARRIVING_BODIES, MAX_BODY_SECONDS, BodyDeadline, BodyLimit, ConnectionAge, HeadAsGet
@@ -23,7 +24,8 @@ def create_api(
         body_seconds: how long a body may take to arrive.
         arriving_bodies: how many bodies may be arriving at a time.
     """
-    api = FastAPI(
+    # Its pages at /docs and /redoc load their scripts from this service: a cluster may have no internet.
+    api = FastAPIOffline(
         title="wan22-rayservice",
         summary="Wan2.2 video generation: submit a task, follow it, fetch its video.",
         version="1",

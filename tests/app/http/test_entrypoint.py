@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,23 +34,22 @@ class Away:
         return refuse
 
 
-class Routes(APIEntrypoint):
-    """The deployment's class with the parts that its routes use."""
+class Routes(APIEntrypoint):  # type: ignore[misc]  # serve.ingress returns no type.
+    """The deployment's class without what it starts."""
 
-    def __init__(self, store: TaskStore, storage: Storage, model: ModelFolder) -> None:
-        self._store, self._storage, self._model = store, storage, model
-        self._cluster = "here"
-        self._max_queued_tasks = 50
-        self._max_request_cost = AppOptions().max_request_cost
-
-    def __del__(self) -> None:  # type: ignore[override]  # Nothing was started.
+    def __del__(self) -> None:
         pass
 
 
 @pytest.fixture
 def routes(store: TaskStore, text_or_image_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Routes:
-    model = ModelFolder.read(str(text_or_image_model))
-    routes = Routes(store, Storage(f"file://{tmp_path}"), model)
+    # Not by __init__, which needs Serve and starts the dispatcher.
+    routes = Routes.__new__(Routes)
+    routes._store, routes._storage = store, Storage(f"file://{tmp_path}")
+    routes._model = ModelFolder.read(str(text_or_image_model))
+    routes._cluster = "here"
+    routes._max_queued_tasks = 50
+    routes._max_request_cost = AppOptions().max_request_cost
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=routes))
     return routes
 
@@ -206,3 +206,16 @@ async def test_head_is_get_without_a_body(http: httpx.AsyncClient, routes: Route
             headers.pop("connection", None)  # It depends on the connection's age.
         assert head.headers == get.headers, path
     assert "head" not in (await http.get("/openapi.json")).json()["paths"]["/generate"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/video"])
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_of_the_api_need_no_internet(prefix: str, page: str) -> None:
+    transport = httpx.ASGITransport(api, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        text = (await http.get(prefix + page)).text
+        loaded = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"]+)"', text)
+        assert len(loaded) >= 2
+        for url in loaded:
+            assert url.startswith(f"{prefix}/"), url
+            assert (await http.get(url)).status_code == 200, url

@@ -151,7 +151,7 @@ def test_more_work_than_is_allowed_is_refused(
 
 def test_a_picture_counts_by_the_size_that_it_gives(text_or_image_model: Path) -> None:
     model = ModelFolder.read(str(text_or_image_model))
-    with pytest.raises(InvalidRequestError, match="it has 1.9 times .*found 16x480 pixels"):
+    with pytest.raises(InvalidRequestError, match=r"it has 1\.9 times .*found 16x480 pixels"):
         GenerateRequest().complete(model, picture(16, 900), max_cost=1.5)
     GenerateRequest().complete(model, picture(64, 64), max_cost=1.5)
 
