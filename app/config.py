@@ -61,6 +61,10 @@ class AppOptions(ModelOptions):
 
     max_queued_tasks: int = Field(1000, ge=1)
     """Tasks that may wait; the next one is answered 429."""
+    max_request_cost: float = Field(100, ge=1)
+    """The most tokens x steps of a video, as a multiple of those of the model's default video; a request for more is
+    answered 422. A bound for what no gang can finish: lower it if 100 default videos take longer than
+    ``max_task_seconds``."""
     max_task_seconds: float = Field(7200, gt=0)
     """The longest task. A stopping VideoGenerator gets this long to finish the task that it runs."""
     lease_seconds: float = Field(15, gt=0)

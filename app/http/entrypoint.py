@@ -6,7 +6,7 @@ import os
 import uuid
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -17,8 +17,9 @@ from app import runtime
 from app.config import AppArgs, Environment
 from app.http.application import SUBMIT_PATH, create_api
 from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.http.middleware import root_path
 from app.http.request_body import BODY_DOCUMENTATION, read_request
-from app.http.views import Readiness, TaskPage, TaskView, view
+from app.http.views import Readiness, TaskPage, TaskView, matches, task_url, video_headers, view
 from app.media import images
 from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
@@ -37,10 +38,18 @@ _FULL_RETRY_SECONDS = 30
 def _known(task: Task | None, task_id: str) -> Task:
     if task is None:
         message = (
-            f"There is no task {task_id!r}. GET /generate lists all; ended ones are deleted after task_ttl_seconds."
+            f"There is no task {task_id!r}. GET /generate lists all; an ended one is deleted by DELETE or after "
+            "task_ttl_seconds."
         )
         raise HTTPException(404, message)
     return task
+
+
+async def _root(request: Request) -> str:
+    return root_path(request.scope)
+
+
+Root = Annotated[str, Depends(_root)]
 
 
 async def _replicas_of_healthy_generator() -> int:
@@ -72,6 +81,7 @@ class APIEntrypoint:
         self._store = await asyncio.to_thread(runtime.task_store, environment, args)
         self._cluster = runtime.cluster()
         self._max_queued_tasks = args.max_queued_tasks
+        self._max_request_cost = args.max_request_cost
         self._dispatcher = Dispatcher(
             self._store,
             cluster=self._cluster,
@@ -84,7 +94,7 @@ class APIEntrypoint:
 
     @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)
     async def generate(
-        self, request: Annotated[GenerateRequest, Depends(read_request)], response: Response
+        self, request: Annotated[GenerateRequest, Depends(read_request)], root: Root, response: Response
     ) -> TaskView:
         """Accept a task. A repeated call with the same ``task_id`` and body returns the task that exists."""
         task_id = request.task_id or uuid.uuid4().hex
@@ -99,32 +109,39 @@ class APIEntrypoint:
             )
             raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
         task = _known(submission.task, task_id)
-        response.headers["Location"] = f"/generate/{task_id}"
-        return view(task)
+        response.headers["Location"] = task_url(task_id, root)
+        return view(task, root)
 
     @api.get("/generate")
     async def list_tasks(
         self,
+        root: Root,
         status: TaskStatus | None = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         cursor: Annotated[int | None, Query(ge=0)] = None,
     ) -> TaskPage:
         """Return tasks, newest first."""
         tasks, following = await self._store.page(status, limit, cursor)
-        return TaskPage(tasks=[view(task) for task in tasks], cursor=str(following) if following else None)
+        return TaskPage(tasks=[view(task, root) for task in tasks], cursor=str(following) if following else None)
 
     @api.get("/generate/{task_id}")
-    async def show(self, task_id: str) -> TaskView:
-        return view(await self._find(task_id))
+    async def show(self, task_id: str, root: Root) -> TaskView:
+        return view(await self._find(task_id), root)
 
     @api.delete("/generate/{task_id}")
-    async def cancel(self, task_id: str) -> TaskView:
-        """Cancel a queued task at once and a running one at its next step; an ended task does not change."""
-        return view(_known(await self._store.cancel(task_id), task_id))
+    async def cancel(self, task_id: str, root: Root) -> TaskView:
+        """Cancel a queued task at once and a running one at its next step; delete an ended one with its files."""
+        task = await self._find(task_id)
+        if not task.status.ended:
+            return view(_known(await self._store.cancel(task_id), task_id), root)
+        # Files go before the record: once it is gone, a new task may take the same id.
+        await asyncio.to_thread(self._storage.delete_task, task_id)
+        await self._store.forget(task_id)
+        return view(task, root)
 
-    @api.get("/generate/{task_id}/video", response_class=FileResponse)
-    async def video(self, task_id: str) -> FileResponse:
-        """Return the mp4; a Range header is honoured."""
+    @api.get("/generate/{task_id}/video", response_class=FileResponse, responses={304: {"description": "Unchanged"}})
+    async def video(self, task_id: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+        """Return the mp4; a Range header is honoured, and If-None-Match with its ETag is answered 304."""
         task = await self._find(task_id)
         if task.video is None:
             reason = (
@@ -133,6 +150,9 @@ class APIEntrypoint:
                 else "its video is not ready. Ask again when its status is succeeded."
             )
             raise HTTPException(409, f"Task {task_id!r} is {task.status}: {reason}")
+        headers = video_headers(task)
+        if if_none_match is not None and matches(if_none_match, headers["ETag"]):
+            return Response(status_code=304, headers=headers)
         try:
             file = await asyncio.to_thread(self._storage.local_copy, task.video)
         except FileNotFoundError:
@@ -141,7 +161,9 @@ class APIEntrypoint:
                 "task_id to make a new one."
             )
             raise HTTPException(410, message) from None
-        return FileResponse(file, media_type="video/mp4", filename=f"{task_id}.mp4", content_disposition_type="inline")
+        return FileResponse(
+            file, headers=headers, media_type="video/mp4", filename=f"{task_id}.mp4", content_disposition_type="inline"
+        )
 
     @api.get("/healthz")
     async def healthz(self) -> dict[str, str]:
@@ -171,25 +193,22 @@ class APIEntrypoint:
     async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
         """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
         if request.image is None:
-            return await self._store.submit(task_id, request.body(), request.complete(self._model))
+            config = request.complete(self._model, max_cost=self._max_request_cost)
+            return await self._store.submit(task_id, request.body(), config)
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
             raise InvalidRequestError("image", str(error)) from None
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
-        config = request.complete(self._model, image)
-        try:
-            await asyncio.to_thread(self._storage.write, request.image, image.path)
-        except StorageError as error:
-            _log.warning("the image of task %s could not be stored: %s", task_id, error)
-            message = (
-                "The storage did not accept the image. Try again in 5 seconds; the log of APIEntrypoint has the reason."
-            )
-            raise HTTPException(503, message, {"Retry-After": "5"}) from None
+        config = request.complete(self._model, image, max_cost=self._max_request_cost)
+        await asyncio.to_thread(self._storage.write, request.image, image.path)
         submission = await self._store.submit(task_id, request.body(image), config)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:
-            await asyncio.to_thread(self._storage.delete, image.path)
+            try:
+                await asyncio.to_thread(self._storage.delete, image.path)
+            except StorageError as error:
+                _log.warning("an image that no task uses stays in the storage: %s", error)
         return submission
 
     async def check_health(self) -> None:

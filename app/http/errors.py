@@ -1,5 +1,6 @@
 """Error answers. Every one has the shape ``{"error": {"code", "message"}}``, with ``fields`` if fields are wrong."""
 
+import logging
 import textwrap
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -11,14 +12,31 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from app.http.generate_request import GenerateRequest, InvalidRequestError
-from app.tasks.store import StoreUnavailableError
+from app.media.storage import StorageError
+from app.tasks.store import StoreUnavailableError, UnreadableTaskError
 
+_log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5
+_CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    409: "conflict",
+    410: "gone",
+    413: "request_entity_too_large",
+    416: "requested_range_not_satisfiable",
+    422: "unprocessable_entity",
+    429: "too_many_requests",
+    500: "internal_server_error",
+    503: "service_unavailable",
+}
+"""``error.code`` of each status. Python's own phrases differ between its versions (413, 416 and 422 in 3.13)."""
 
 
 def problem(status: int, message: str, *, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    """Return an error answer; its ``code`` is the status in words, such as ``not_found``."""
-    code = HTTPStatus(status).phrase.lower().replace(" ", "_")
+    """Return an error answer; its ``code`` is the status in words, such as ``not_found`` (``error`` if it is rare)."""
+    code = _CODES.get(status, "error")
     return JSONResponse({"error": {"code": code, "message": message, **more}}, status, headers)
 
 
@@ -28,6 +46,8 @@ def add_error_handlers(api: FastAPI) -> None:
         RequestValidationError: _invalid_fields,
         InvalidRequestError: _invalid_field,
         StoreUnavailableError: _unavailable,
+        UnreadableTaskError: _unreadable,
+        StorageError: _storage_away,
         HTTPException: _http_error,
         Exception: _unexpected,
     }
@@ -69,6 +89,24 @@ async def _unavailable(_: Request, __: StoreUnavailableError) -> JSONResponse:
     message = (
         f"The task store (Redis) does not answer. No accepted task is lost; try again in {_RETRY_SECONDS} seconds. "
         "A POST that names its own task_id is safe to repeat."
+    )
+    return problem(503, message, headers={"Retry-After": str(_RETRY_SECONDS)})
+
+
+async def _unreadable(_: Request, error: UnreadableTaskError) -> JSONResponse:
+    _log.warning("the record of a task cannot be read: %s", error)
+    message = (
+        "The record of this task cannot be read by this version; the log of APIEntrypoint has the reason. Submit the "
+        "request under another task_id."
+    )
+    return problem(410, message)
+
+
+async def _storage_away(request: Request, error: StorageError) -> JSONResponse:
+    _log.warning("%s %s: %s", request.method, request.url.path, error)
+    message = (
+        f"The storage of videos and images does not answer or refuses. Try again in {_RETRY_SECONDS} seconds; the log "
+        "of APIEntrypoint has the reason."
     )
     return problem(503, message, headers={"Retry-After": str(_RETRY_SECONDS)})
 

@@ -1,6 +1,8 @@
 """The fields of a request, their bounds, and how the model's defaults complete them into a task config."""
 
+import math
 import secrets
+import textwrap
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -10,9 +12,12 @@ from app.model.folder import ModelFolder
 from app.tasks.task_config import TaskConfig, TaskImage
 
 TASK_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
+MAX_PROMPT_CHARACTERS = 8000
 MAX_SIDE = 4096
 MAX_FRAMES = 1025
 MAX_STEPS = 200
+MAX_EXACT_SEED = 2**53
+"""Seeds below it are exact in programs that read JSON's numbers as 64-bit floats, such as JavaScript and jq."""
 
 
 def _no_path(task_id: str) -> str:
@@ -29,7 +34,7 @@ def _bytes_of_image(value: Any) -> Any:
 
 
 ImageBytes = Annotated[bytes, BeforeValidator(_bytes_of_image)]
-Prompt = Annotated[str, StringConstraints(max_length=8000)]
+Prompt = Annotated[str, StringConstraints(max_length=MAX_PROMPT_CHARACTERS)]
 
 
 class InvalidRequestError(ValueError):
@@ -74,12 +79,13 @@ class GenerateRequest(BaseModel):
         fields = self.model_dump(exclude_unset=True, exclude={"task_id", "image"})
         return fields | ({"image": image.sha256} if image else {})
 
-    def complete(self, model: ModelFolder, image: TaskImage | None = None) -> TaskConfig:
+    def complete(self, model: ModelFolder, image: TaskImage | None = None, *, max_cost: float = math.inf) -> TaskConfig:
         """Return the task's config: every field with a value, checked against the model.
 
         Args:
             model: the model that will run it.
             image: the request's image and the path under which it will be stored, if it has one.
+            max_cost: the most tokens x steps that the video may have, as a multiple of the model's default video.
 
         Raises:
             InvalidRequestError: names the field, what was found and what is allowed.
@@ -89,12 +95,14 @@ class GenerateRequest(BaseModel):
         if image and self.width is None and self.height is None:
             area = config["width"] * config["height"]
             config["width"], config["height"] = images.sides_like(image.width, image.height, area, model.side_multiple)
-        config.setdefault("seed", secrets.randbelow(2**63))
+            _check_proportions(model, image, config)
+        config.setdefault("seed", secrets.randbelow(MAX_EXACT_SEED))
         for side in ("width", "height"):
             if config[side] % model.side_multiple:
                 raise InvalidRequestError(
                     side, f"Input should be a multiple of {model.side_multiple} for this model (found {config[side]})"
                 )
+        _check_positions(model, config)
         if config["num_frames"] % model.temporal_scale != 1 % model.temporal_scale:
             low = (config["num_frames"] - 1) // model.temporal_scale * model.temporal_scale + 1
             raise InvalidRequestError(
@@ -102,11 +110,80 @@ class GenerateRequest(BaseModel):
                 f"Input should be {model.temporal_scale}k+1 (found {config['num_frames']}; nearest: {low} "
                 f"and {low + model.temporal_scale})",
             )
+        _check_cost(model, config, max_cost)
         if not model.two_experts:
             if self.guidance_scale_2 is not None:
                 raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
             config["guidance_scale_2"] = None
+        if config["guidance_scale"] <= 1:
+            self._check_without_guidance(config["guidance_scale"])
+            # The defaults have no effect either, so the task does not show them.
+            config |= {"negative_prompt": "", "guidance_scale_2": None}
         return TaskConfig(**config, image=image)
+
+    def _check_without_guidance(self, scale: float) -> None:
+        unused = {
+            "negative_prompt": bool(self.negative_prompt),
+            "guidance_scale_2": self.guidance_scale_2 is not None and self.guidance_scale_2 > 1,
+        }
+        for field in (field for field, given in unused.items() if given):
+            raise InvalidRequestError(
+                field,
+                f"This field has no effect, since guidance_scale is {scale:g} and 1 or less turns guidance off for the "
+                f"whole video (found {textwrap.shorten(repr(getattr(self, field)), 60)}); leave it out, or send a "
+                "guidance_scale above 1",
+            )
+
+
+def _longest_sides(model: ModelFolder) -> dict[str, int]:
+    """Return the most pixels along each side: the transformer has no positions for more tokens."""
+    _, rows, columns = model.patch
+    step = model.spatial_scale * model.positions
+    return {"width": step * columns, "height": step * rows}
+
+
+def _check_positions(model: ModelFolder, config: dict[str, Any]) -> None:
+    frames = (model.patch[0] * model.positions - 1) * model.temporal_scale + 1
+    for field, most in (_longest_sides(model) | {"num_frames": frames}).items():
+        if config[field] > most:
+            raise InvalidRequestError(
+                field,
+                f"Input should be at most {most} for this model, whose transformer has {model.positions} positions "
+                f"(rope_max_seq_len) along each dimension (found {config[field]})",
+            )
+
+
+def _check_cost(model: ModelFolder, config: dict[str, Any], max_cost: float) -> None:
+    def tokens_of_all_steps(values: dict[str, Any]) -> int:
+        tokens = model.tokens(values["width"], values["height"], values["num_frames"])
+        return max(1, tokens) * int(values["num_inference_steps"])
+
+    default = model.defaults.model_dump()
+    cost = tokens_of_all_steps(config) / tokens_of_all_steps(default)
+    if cost > max_cost:
+        fields = ("width", "height", "num_frames", "num_inference_steps")
+        found, usual = (
+            "{width}x{height} pixels, {num_frames} frames and {num_inference_steps} steps".format(**values)
+            for values in (config, default)
+        )
+        raise InvalidRequestError(
+            max(fields, key=lambda field: config[field] / default[field]),
+            f"This video is too much work: it has {cost:.1f} times the tokens x steps of this model's default video "
+            f"({usual}); allowed is at most {max_cost:g} times (max_request_cost). Ask for a smaller picture, fewer "
+            f"frames or fewer steps (found {found})",
+        )
+
+
+def _check_proportions(model: ModelFolder, image: TaskImage, config: dict[str, Any]) -> None:
+    """Refuse a picture whose proportions give a side that no request may ask for."""
+    most = {side: min(longest, MAX_SIDE) for side, longest in _longest_sides(model).items()}
+    if any(config[side] > longest for side, longest in most.items()):
+        raise InvalidRequestError(
+            "image",
+            f"The proportions of this picture ({image.width}x{image.height}) give a video of "
+            f"{config['width']}x{config['height']} pixels; allowed are at most {most['width']}x{most['height']}. "
+            "Crop the picture, or send width and height",
+        )
 
 
 def _check_image_use(model: ModelFolder, image: TaskImage | None) -> None:

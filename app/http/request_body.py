@@ -1,7 +1,7 @@
 """Reads the body of ``POST /generate``: JSON with the image in base64, or a form with the image as a file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from fastapi import Request
@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.http.middleware import MAX_BODY_BYTES, too_large
@@ -30,7 +31,7 @@ async def read_request(request: Request) -> GenerateRequest:
         RequestValidationError: the body is not an object, or has unknown fields or values that are not allowed;
             every such field is named.
         InvalidRequestError: the image is not accepted, or the form has a field twice or a file in a wrong place.
-        HTTPException: the body is too large (413).
+        HTTPException: the body is too large (413), or a form is damaged or ends too early (400).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     fields = await _from_form(request) if kind == FORM else await _from_json(request, kind)
@@ -66,8 +67,29 @@ async def _from_json(request: Request, kind: str) -> Any:
     return fields
 
 
+class _FormParser(MultiPartParser):
+    """Starlette's parser (1.10), which does not notice that a form ends before its last boundary."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
 async def _from_form(request: Request) -> dict[str, Any]:
-    async with request.form(max_files=1, max_fields=50, max_part_size=MAX_BODY_BYTES) as form:
+    async def content() -> AsyncGenerator[bytes, None]:
+        async for chunk in request.stream():
+            yield chunk
+        if not parser.ended:
+            raise MultiPartException("It ends before its last boundary (--BOUNDARY--), so a part of it is missing.")
+
+    parser = _FormParser(request.headers, content(), max_files=1, max_fields=50, max_part_size=MAX_BODY_BYTES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        message = f"The form cannot be read: {error.message} Send the whole form as multipart/form-data."
+        raise HTTPException(400, message) from None
+    try:
         fields: dict[str, Any] = {}
         for name, value in form.multi_items():
             if name in fields:
@@ -80,3 +102,5 @@ async def _from_form(request: Request) -> dict[str, Any]:
                 raise InvalidRequestError("image", message)
             fields[name] = await value.read() if isinstance(value, UploadFile) else value
         return fields
+    finally:
+        await form.close()

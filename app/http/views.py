@@ -1,6 +1,8 @@
 """How tasks, gangs and readiness are shown to a client."""
 
+import hashlib
 from datetime import UTC, datetime
+from email.utils import formatdate
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -71,9 +73,14 @@ class Readiness(BaseModel):
     gangs: list[GangState]
 
 
-def view(task: Task) -> TaskView:
-    """Return ``task`` as a client sees it."""
-    url = f"/generate/{task.task_id}"
+def task_url(task_id: str, root: str = "") -> str:
+    """Return the path of a task; ``root`` is the route prefix under which the application is served."""
+    return f"{root}/generate/{task_id}"
+
+
+def view(task: Task, root: str = "") -> TaskView:
+    """Return ``task`` as a client sees it, with links below the route prefix ``root``."""
+    url = task_url(task.task_id, root)
     shown = task.config.model_dump(include=set(TaskConfig.model_fields))
     return TaskView(
         **shown,
@@ -88,6 +95,23 @@ def view(task: Task) -> TaskView:
         url=url,
         video_url=f"{url}/video" if task.status == TaskStatus.SUCCEEDED else None,
     )
+
+
+def video_headers(task: Task) -> dict[str, str]:
+    """Return ETag and Last-Modified of a succeeded task's video, the same from every replica.
+
+    A file's own time would differ between the replicas' local copies; the time at which the task ended tells a task
+    from an earlier one of the same id.
+    """
+    ended = task.finished_at or task.created_at
+    tag = hashlib.sha256(f"{task.video} {ended!r}".encode()).hexdigest()[:32]
+    return {"ETag": f'"{tag}"', "Last-Modified": formatdate(ended, usegmt=True)}
+
+
+def matches(if_none_match: str, tag: str) -> bool:
+    """Return whether the header If-None-Match names ``tag``, compared weakly (RFC 9110, section 13.1.2)."""
+    named = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
+    return tag in named or "*" in named
 
 
 def _time(seconds: float) -> datetime:

@@ -25,6 +25,15 @@ _OTHERS = {
 }
 
 
+# The same for formats whose name is in the fifth to twelfth byte (ISO base media files).
+_OTHER_BRANDS = {
+    b"ftypheic": "a HEIC",
+    b"ftypheix": "a HEIC",
+    b"ftypmif1": "a HEIF",
+    b"ftypavif": "an AVIF",
+}
+
+
 class InvalidImageError(ValueError):
     """The bytes are not an accepted image; the message says what was found and what is allowed."""
 
@@ -54,6 +63,10 @@ def decode_base64(text: str) -> bytes:
     Raises:
         InvalidImageError: ``text`` is not base64, or is too long to be an accepted image.
     """
+    if text[:8].lower().startswith(("http://", "https://")):
+        raise InvalidImageError(
+            f"found a URL; the service fetches nothing: send the picture itself, as base64. Allowed is {ALLOWED}"
+        )
     if text.startswith("data:"):
         text = text.partition(",")[2]
     if len(text) > (MAX_BYTES + 3) * 4 // 3:
@@ -81,7 +94,8 @@ def inspect(content: bytes) -> ImageFacts:
             kind = str(image.format)
             width, height = ImageOps.exif_transpose(image).size
     except UnidentifiedImageError:
-        found = next((name for magic, name in _OTHERS.items() if content.startswith(magic)), "no known picture")
+        names = [name for magic, name in _OTHERS.items() if content.startswith(magic)]
+        found = next(iter(names), _OTHER_BRANDS.get(content[4:12], "no known picture"))
         raise InvalidImageError(f"found {found} of {len(content)} bytes; allowed is {ALLOWED}") from None
     except Image.DecompressionBombError:
         raise InvalidImageError(f"found more pixels than any video has; allowed is {ALLOWED}") from None

@@ -74,6 +74,8 @@ class ModelFolder:
     """Video frames for each latent frame after the first, which is one video frame."""
     spatial_scale: int
     """Pixels for each latent row or column."""
+    positions: int
+    """Positions of the rotary embedding in each dimension: the most tokens along time, height or width."""
     two_experts: bool
     """Whether there is a high-noise and a low-noise transformer, as in A14B."""
     image: ImageUse
@@ -141,6 +143,8 @@ class ModelFolder:
             patch=tuple(transformer["patch_size"]),
             temporal_scale=int(vae.get("scale_factor_temporal") or 4),
             spatial_scale=int(vae.get("scale_factor_spatial") or 8),
+            # The default of diffusers' WanTransformer3DModel (0.42).
+            positions=int(transformer.get("rope_max_seq_len") or 1024),
             two_experts=index.get("boundary_ratio") is not None,
             image=_image_use(name, index),
             defaults=_defaults(folder, index),

@@ -9,6 +9,7 @@ lease was reclaimed no longer owns the task. Each move is one Lua script (``scri
 import builtins
 import hashlib
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,7 @@ from app.tasks.gang_state import GangState
 from app.tasks.keys import PREFIX, Key
 from app.tasks.task_config import TaskConfig
 
+_log = logging.getLogger(__name__)
 _CONNECTIONS = 50
 MOST_DEATHS = 5
 """Gangs that a task may lose. At the next loss it is taken for their cause, and fails with code gang_lost."""
@@ -35,6 +37,10 @@ MOST_DEATHS = 5
 
 class StoreUnavailableError(ConnectionError):
     """Redis did not answer, or refused. The call may or may not have taken effect; every call is safe to repeat."""
+
+
+class UnreadableTaskError(ValueError):
+    """The record of a task is not one that this version can read. The message names the task and the reason."""
 
 
 class TaskStatus(StrEnum):
@@ -89,7 +95,19 @@ class Task:
 
     @classmethod
     def from_hash(cls, fields: Mapping[str, str]) -> Self:
-        """Return the task whose Redis hash has these ``fields``."""
+        """Return the task whose Redis hash has these ``fields``.
+
+        Raises:
+            UnreadableTaskError: a field is missing, or has a value that no version before this one has written.
+        """
+        try:
+            return cls._parsed(fields)
+        except (KeyError, ValueError, OverflowError) as error:
+            name = fields.get("task_id", "without an id")
+            raise UnreadableTaskError(f"task {name!r}: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _parsed(cls, fields: Mapping[str, str]) -> Self:
         error = TaskError(fields["error_code"], fields["error_message"]) if "error_code" in fields else None
         return cls(
             task_id=fields["task_id"],
@@ -208,7 +226,11 @@ class TaskStore:
         return Submission(outcome, await self.get(task_id) if outcome is SubmissionOutcome.EXISTS else None)
 
     async def get(self, task_id: str) -> Task | None:
-        """Return the task; None if it is unknown or was forgotten."""
+        """Return the task; None if it is unknown or was forgotten.
+
+        Raises:
+            UnreadableTaskError: its record cannot be read.
+        """
         with _unavailable():
             fields = await cast("Awaitable[dict[str, str]]", self._redis.hgetall(Key.TASK.full(task_id)))
         return Task.from_hash(fields) if fields else None
@@ -216,18 +238,28 @@ class TaskStore:
     async def page(
         self, status: TaskStatus | None = None, limit: int = 50, before: int | None = None
     ) -> tuple[list[Task], int | None]:
-        """Return up to ``limit`` tasks, newest first, and ``before`` for the next page; None on the last page."""
+        """Return up to ``limit`` tasks, newest first, and ``before`` for the next page; None on the last page.
+
+        A task whose record cannot be read is left out, and the log names it.
+        """
         name = Key.TASKS_BY_STATUS.full(status) if status else Key.TASKS.full()
         newest = f"({before}" if before is not None else "+inf"
         with _unavailable():
-            found = self._redis.zrange(name, newest, "-inf", byscore=True, desc=True, offset=0, num=limit + 1)
-            ids = await cast("Awaitable[list[str]]", found)
+            found = self._redis.zrange(
+                name, newest, "-inf", byscore=True, desc=True, offset=0, num=limit + 1, withscores=True
+            )
+            places = await cast("Awaitable[list[tuple[str, float]]]", found)
             async with self._redis.pipeline(transaction=False) as pipeline:
-                for task_id in ids[:limit]:
+                for task_id, _ in places[:limit]:
                     pipeline.hgetall(Key.TASK.full(task_id))
                 hashes = await pipeline.execute()
-        tasks = [Task.from_hash(fields) for fields in hashes if fields]
-        return tasks, tasks[-1].sequence if len(ids) > limit and tasks else None
+        tasks = []
+        for fields in filter(None, hashes):
+            try:
+                tasks.append(Task.from_hash(fields))
+            except UnreadableTaskError as error:
+                _log.warning("left out of a list of tasks, since its record cannot be read: %s", error)
+        return tasks, int(places[limit - 1][1]) if len(places) > limit else None
 
     async def cancel(self, task_id: str) -> Task | None:
         """Cancel a queued task at once; ask a running one to stop at its next step. Return it, None if unknown."""

@@ -1,5 +1,6 @@
 """Every error answer has the same shape, and a message that says what to do."""
 
+import json
 from collections.abc import AsyncIterator
 
 import httpx
@@ -8,12 +9,16 @@ from fastapi import Query
 from starlette.exceptions import HTTPException
 
 from app.http.application import create_api
+from app.http.errors import problem
 from app.http.generate_request import InvalidRequestError
-from app.tasks.store import StoreUnavailableError
+from app.media.storage import StorageError
+from app.tasks.store import StoreUnavailableError, UnreadableTaskError
 
 ERRORS = {
     "field": InvalidRequestError("fps", "This is wrong"),
     "redis": StoreUnavailableError("Redis: refused"),
+    "record": UnreadableTaskError("task 'a': KeyError: 'secret'"),
+    "storage": StorageError("s3://secret does not read a/1.mp4: no credentials"),
     "http": HTTPException(409, "Do something else.", {"Retry-After": "7"}),
     "bug": RuntimeError("secret"),
 }
@@ -38,6 +43,8 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     [
         ("/raise/field", 422, "fps: This is wrong"),
         ("/raise/redis", 503, "The task store (Redis) does not answer."),
+        ("/raise/storage", 503, "The storage of videos and images does not answer or refuses. Try again in 5 seconds"),
+        ("/raise/record", 410, "The record of this task cannot be read by this version"),
         ("/raise/http", 409, "Do something else."),
         ("/raise/bug", 500, "the log of APIEntrypoint has the details"),
         ("/raise/http?limit=201", 422, "limit: Input should be less than or equal to 200"),
@@ -52,8 +59,12 @@ async def test_an_error_says_what_is_wrong(http: httpx.AsyncClient, path: str, s
     assert "secret" not in error["message"]
 
 
-async def test_the_code_is_the_status_in_words(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/nowhere")).json()["error"]["code"] == "not_found"
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(404, "not_found"), (413, "request_entity_too_large"), (422, "unprocessable_entity"), (418, "error")],
+)
+def test_the_code_is_the_same_in_every_python(status: int, code: str) -> None:
+    assert json.loads(bytes(problem(status, "").body))["error"]["code"] == code
 
 
 async def test_a_wrong_field_is_listed(http: httpx.AsyncClient) -> None:
@@ -62,7 +73,8 @@ async def test_a_wrong_field_is_listed(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_client_is_asked_to_try_again_later(http: httpx.AsyncClient) -> None:
-    assert (await http.get("/raise/redis")).headers["retry-after"] == "5"
+    for name in ("redis", "storage"):
+        assert (await http.get(f"/raise/{name}")).headers["retry-after"] == "5"
     assert (await http.get("/raise/http")).headers["retry-after"] == "7"
 
 

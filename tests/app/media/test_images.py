@@ -36,6 +36,8 @@ def test_every_kind_of_pixel_becomes_rgb(mode: str) -> None:
         (b"x" * (images.MAX_BYTES + 1), f"found {images.MAX_BYTES + 1} bytes"),
         (encoded("GIF"), "found a GIF of"),
         (encoded("BMP"), "found a BMP of"),
+        (b"\0\0\0\x18ftypheic" + bytes(20), "found a HEIC of 32 bytes; allowed is PNG, JPEG or WebP"),
+        (b"\0\0\0\x18ftypavif" + bytes(20), "found an AVIF of 32 bytes"),
         (b"hello", "found no known picture of 5 bytes"),
         (encoded("JPEG", (400, 400))[:400], "found a damaged picture"),
         (encoded("PNG", (400, 400))[:-40], "found a damaged picture"),

@@ -11,7 +11,15 @@ from redis.asyncio import Redis
 
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.keys import Key
-from app.tasks.store import MOST_DEATHS, Started, StoreUnavailableError, TaskError, TaskStatus, TaskStore
+from app.tasks.store import (
+    MOST_DEATHS,
+    Started,
+    StoreUnavailableError,
+    TaskError,
+    TaskStatus,
+    TaskStore,
+    UnreadableTaskError,
+)
 from testing.records import gang_state, task_config
 from testing.waiting import until
 
@@ -469,3 +477,27 @@ async def test_a_new_task_wakes_the_dispatchers(store: TaskStore) -> None:
     await asyncio.wait_for(heard.wait(), 5)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("config", "{}"), ("config", "no JSON"), ("status", "lost"), ("seq", "x"), ("created_at", None)],
+)
+async def test_a_record_that_cannot_be_read_is_left_out_of_a_list(
+    store: TaskStore, field: str, value: str | None
+) -> None:
+    await submit(store, "a", "b", "c", "d")
+    for name in ("b", "c"):
+        if value is None:
+            await store._redis.hdel(Key.TASK.full(name), field)  # type: ignore[misc]
+        else:
+            await store._redis.hset(Key.TASK.full(name), field, value)  # type: ignore[misc]
+    tasks, _ = await store.page()
+    assert [task.task_id for task in tasks] == ["d", "a"]
+    with pytest.raises(UnreadableTaskError, match="task 'b': "):
+        await store.get("b")
+    seen, before = [], None
+    for _ in range(4):
+        tasks, before = await store.page(limit=1, before=before)
+        seen += [task.task_id for task in tasks]
+    assert (seen, before) == (["d", "a"], None), "a page without a readable task has a next page"

@@ -1,0 +1,221 @@
+"""The routes of APIEntrypoint over a real task store and a real storage, without Ray and without gangs."""
+
+import base64
+import os
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from ray import serve
+
+from app.config import AppOptions
+from app.http.entrypoint import APIEntrypoint, api
+from app.media.storage import Storage, StorageError, video_path
+from app.model.folder import ModelFolder
+from app.tasks.keys import Key
+from app.tasks.store import Started, TaskStore
+from testing.records import gang_state, task_config
+from tests.app.media.pictures import encoded
+
+PICTURE = base64.b64encode(encoded("PNG", (64, 64))).decode()
+
+
+class Away:
+    """A storage that does not answer."""
+
+    def __getattr__(self, verb: str) -> Any:
+        def refuse(*_: object) -> None:
+            raise StorageError(f"s3://secret does not {verb}")
+
+        return refuse
+
+
+class Routes(APIEntrypoint):  # type: ignore[misc]  # serve.ingress returns no type.
+    """The deployment's class without what it starts."""
+
+    def __del__(self) -> None:
+        pass
+
+
+@pytest.fixture
+def routes(store: TaskStore, text_or_image_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Routes:
+    # Not by __init__, which needs Serve and starts the dispatcher.
+    routes = Routes.__new__(Routes)
+    routes._store, routes._storage = store, Storage(f"file://{tmp_path}")
+    routes._model = ModelFolder.read(str(text_or_image_model))
+    routes._cluster = "here"
+    routes._max_queued_tasks = 50
+    routes._max_request_cost = AppOptions().max_request_cost
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=routes))
+    return routes
+
+
+@pytest.fixture
+async def http(routes: Routes) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://service") as client:
+        yield client
+
+
+async def run(store: TaskStore, task_id: str) -> Started:
+    """Let a leader start the task."""
+    await store.publish_gang(gang_state("gang", "here"), serving=True, ttl_seconds=30)
+    assert await store.take("here", "dispatcher") is not None
+    started = await store.start(task_id, "here", "leader", 4)
+    assert isinstance(started, Started)
+    return started
+
+
+async def succeed(routes: Routes, task_id: str, video: bytes = b"0123456789") -> None:
+    """Let the task end with a video, as a gang would."""
+    path = video_path(task_id, 1)
+    routes._storage.write(video, path)
+    assert await routes._store.succeed(await run(routes._store, task_id), path)
+
+
+async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.AsyncClient, routes: Routes) -> None:
+    for name in ("bad", "good"):
+        assert (await http.post("/generate", json={"task_id": name})).status_code == 202
+    await routes._store._redis.hset(Key.TASK.full("bad"), "config", "{}")  # type: ignore[misc]
+    assert [task["task_id"] for task in (await http.get("/generate")).json()["tasks"]] == ["good"]
+    for reply in (await http.get("/generate/bad"), await http.post("/generate", json={"task_id": "bad"})):
+        assert reply.status_code == 410
+        assert "another task_id" in reply.json()["error"]["message"]
+
+
+async def test_a_refused_picture_leaves_neither_a_task_nor_a_file(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    narrow = base64.b64encode(encoded("PNG", (1, 900))).decode()
+    reply = await http.post("/generate", json={"task_id": "a", "image": narrow})
+    assert reply.status_code == 422
+    assert [field["field"] for field in reply.json()["error"]["fields"]] == ["image"]
+    assert (await http.get("/generate/a")).status_code == 404
+    assert not os.listdir(tmp_path)
+
+
+async def test_too_much_work_is_refused(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/generate", json={"width": 1024, "height": 1024})
+    assert reply.status_code == 422
+    assert "max_request_cost" in reply.json()["error"]["message"]
+
+
+async def test_a_storage_that_is_away_is_503(http: httpx.AsyncClient, routes: Routes) -> None:
+    await http.post("/generate", json={"task_id": "done"})
+    await succeed(routes, "done")
+    routes._storage = Away()  # type: ignore[assignment]
+    for reply in (
+        await http.get("/generate/done/video"),
+        await http.post("/generate", json={"task_id": "a", "image": PICTURE}),
+    ):
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
+        assert "secret" not in reply.text
+    assert (await http.get("/generate/a")).status_code == 404
+
+
+async def test_a_picture_that_cannot_be_withdrawn_does_not_change_the_answer(
+    http: httpx.AsyncClient, routes: Routes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await routes._store.submit("a", {"prompt": "another"}, task_config())
+    monkeypatch.setattr(routes._storage, "delete", Away().delete)
+    assert (await http.post("/generate", json={"task_id": "a", "image": PICTURE})).status_code == 409
+
+
+@pytest.mark.parametrize("prefix", ["", "/video"])
+async def test_links_have_the_route_prefix(routes: Routes, prefix: str) -> None:
+    # As Serve does: the prefix is in the path and in root_path.
+    transport = httpx.ASGITransport(api, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        reply = await http.post(f"{prefix}/generate", json={"task_id": "a"})
+        assert (reply.status_code, reply.headers["location"]) == (202, f"{prefix}/generate/a")
+        await succeed(routes, "a")
+        for shown in (
+            (await http.get(f"{prefix}/generate/a")).json(),
+            (await http.get(f"{prefix}/generate")).json()["tasks"][0],
+        ):
+            assert (shown["url"], shown["video_url"]) == (f"{prefix}/generate/a", f"{prefix}/generate/a/video")
+        assert (await http.get(shown["video_url"])).content == b"0123456789"
+        assert f"{prefix}/openapi.json" in (await http.get(f"{prefix}/docs")).text
+        large = base64.b64encode(bytes(500_000)).decode()
+        assert (await http.post(f"{prefix}/generate", json={"image": large})).status_code == 422, "not 413"
+        assert (await http.post(f"{prefix}/generate/a", json={"image": large})).status_code == 413
+
+
+async def test_an_ended_task_is_deleted_with_its_files(http: httpx.AsyncClient, routes: Routes, tmp_path: Path) -> None:
+    await http.post("/generate", json={"task_id": "a", "image": PICTURE})
+    await succeed(routes, "a")
+    reply = await http.delete("/generate/a")
+    assert (reply.status_code, reply.json()["status"]) == (200, "succeeded")
+    assert not os.listdir(tmp_path)
+    for path in ("/generate/a", "/generate/a/video"):
+        assert (await http.get(path)).status_code == 404
+    assert (await http.delete("/generate/a")).status_code == 404
+    assert (await http.get("/generate")).json()["tasks"] == []
+    assert (await http.post("/generate", json={"task_id": "a", "prompt": "another"})).status_code == 202
+
+
+async def test_a_task_that_has_not_ended_is_cancelled_first(http: httpx.AsyncClient, routes: Routes) -> None:
+    for name in ("runs", "waits"):
+        await http.post("/generate", json={"task_id": name})
+    await run(routes._store, "runs")
+    assert (await http.delete("/generate/runs")).json()["status"] == "running"
+    for _ in range(2):
+        assert (await http.delete("/generate/waits")).json()["status"] == "cancelled"
+    assert [task["task_id"] for task in (await http.get("/generate")).json()["tasks"]] == ["runs"]
+
+
+async def test_a_task_keeps_its_record_while_its_files_cannot_be_deleted(
+    http: httpx.AsyncClient, routes: Routes
+) -> None:
+    await http.post("/generate", json={"task_id": "a"})
+    await succeed(routes, "a")
+    routes._storage = Away()  # type: ignore[assignment]
+    assert (await http.delete("/generate/a")).status_code == 503
+    assert (await http.get("/generate/a")).status_code == 200
+
+
+async def test_a_video_that_a_client_has_is_not_sent_again(http: httpx.AsyncClient, routes: Routes) -> None:
+    async def video(**headers: str) -> httpx.Response:
+        return await http.get("/generate/a/video", headers={name.replace("_", "-"): headers[name] for name in headers})
+
+    await http.post("/generate", json={"task_id": "a"})
+    await succeed(routes, "a")
+    tag = (await video()).headers["etag"]
+    for named in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        reply = await video(if_none_match=named)
+        assert (reply.status_code, reply.content, reply.headers["etag"]) == (304, b"", tag)
+    assert (await video(if_none_match='"other"')).content == b"0123456789"
+    part = await video(range="bytes=2-4", if_range=tag)
+    assert (part.status_code, part.content) == (206, b"234")
+    assert (await video(range="bytes=2-4", if_range='"other"')).status_code == 200
+    await http.delete("/generate/a")
+    await http.post("/generate", json={"task_id": "a", "prompt": "another"})
+    await succeed(routes, "a", b"abcdefghij")
+    assert (await video(if_none_match=tag)).content == b"abcdefghij", "another task of the same id"
+
+
+async def test_head_is_get_without_a_body(http: httpx.AsyncClient, routes: Routes) -> None:
+    await http.post("/generate", json={"task_id": "a"})
+    await succeed(routes, "a")
+    paths = ["/generate", "/generate/a", "/generate/a/video", "/generate/b", "/healthz", "/readyz", "/docs", "/nowhere"]
+    for path in paths:
+        get, head = await http.get(path), await http.head(path)
+        assert (head.status_code, head.content) == (get.status_code, b""), path
+        for headers in (head.headers, get.headers):
+            headers.pop("connection", None)  # It depends on the connection's age.
+        assert head.headers == get.headers, path
+    assert "head" not in (await http.get("/openapi.json")).json()["paths"]["/generate"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/video"])
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_of_the_api_need_no_internet(prefix: str, page: str) -> None:
+    transport = httpx.ASGITransport(api, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+        text = (await http.get(prefix + page)).text
+        loaded = re.findall(r'<(?:script|link)[^>]* (?:src|href)="([^"]+)"', text)
+        assert len(loaded) >= 2
+        for url in loaded:
+            assert url.startswith(f"{prefix}/"), url
+            assert (await http.get(url)).status_code == 200, url
