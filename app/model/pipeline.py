@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from app.model.folder import ModelFolder, resolve, unreadable
 from app.model.meta import rank_dtypes
 from app.model.transformer_parallel import Parallelism
 from app.model.vae_parallel import check_shardable
+from app.model.weight_files import check_finite, check_weights, needed_variant
 from app.plan import Plan, request_plan
 from app.tasks.task_config import TaskConfig
 
@@ -54,7 +56,9 @@ class Pipeline:
             torch.cuda.set_device(device)
         options = options or ModelOptions()
         offloaded = offload.is_needed(options, self.model, ranks, device)
-        self._pipeline = _load(resolve(model_path), torch.device("cpu") if offloaded else device, device.type)
+        self._pipeline = _load(
+            self.model, resolve(model_path), torch.device("cpu") if offloaded else device, device.type
+        )
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
@@ -218,15 +222,22 @@ class Pipeline:
         return other
 
 
-def _load(folder: Any, device: torch.device, computes_on: str) -> Any:
+def _load(model: ModelFolder, folder: Path, device: torch.device, computes_on: str) -> Any:
     """Load a diffusers pipeline to ``device``, in the dtypes of a rank that computes on ``computes_on`` (cuda or cpu).
 
     Raises:
-        ConfigError: the folder does not load, or the GPU's memory does not hold the model.
+        ConfigError: the folder does not load, its weights are not those of the model, or the GPU's memory does not hold
+            the model.
     """
     try:
+        variant = needed_variant(model, folder)
+        check_weights(model, folder, variant)
         # Directly to the device: a copy for each rank in host memory first would be hundreds of GB for 8 ranks.
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(computes_on), device_map=device.type)
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, variant=variant, dtype=rank_dtypes(computes_on), device_map=device.type
+        )
+    except ConfigError:
+        raise
     except PermissionError as error:
         raise unreadable(folder, error) from error
     except torch.OutOfMemoryError as error:
@@ -239,5 +250,7 @@ def _load(folder: Any, device: torch.device, computes_on: str) -> Any:
         raise ConfigError(
             f"MODEL_PATH: {folder} does not load as a diffusers pipeline: {reason}; download or save it again"
         ) from error
+    # Broken weights of the other components show in the latents; those of the decoder show in no number.
+    check_finite("vae", folder, pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
