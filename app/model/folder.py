@@ -172,11 +172,18 @@ def resolve(model_path: str, *, json_only: bool = False) -> Path:
         json_only: download only the JSON files of a repository.
 
     Raises:
-        ConfigError: there is no such folder and no such repository.
+        ConfigError: it is a file, or there is no such folder and no such repository.
     """
     folder = Path(model_path)
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        kind = f"a {folder.suffix} file" if folder.suffix else "a file"
+        raise ConfigError(
+            f"MODEL_PATH: {model_path!r} is {kind}, which holds the weights of one component at most; give a folder as "
+            "DiffusionPipeline.save_pretrained writes it (model_index.json, transformer/, vae/, text_encoder/, "
+            "tokenizer/, scheduler/), or a hub id such as Wan-AI/Wan2.2-T2V-A14B-Diffusers"
+        )
     # Anything else than "owner/name" is a path, not a hub id.
     if model_path.startswith(("/", ".", "~")) or model_path.count("/") != 1:
         raise ConfigError(

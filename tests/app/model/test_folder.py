@@ -54,6 +54,14 @@ def test_a_missing_folder_is_named_with_the_remedy() -> None:
         ModelFolder.read("/no/such/model")
 
 
+@pytest.mark.parametrize("name", ["wan2.2.safetensors", "wan2.2-Q4.gguf"])
+def test_a_file_of_weights_is_refused_with_the_folder_that_is_needed(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    kind = name.rpartition(".")[2]
+    with pytest.raises(ConfigError, match=rf"{name}' is a \.{kind} file, which holds .*; give a folder .*model_index"):
+        ModelFolder.read(str(tmp_path / name))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model_index\.json is missing; expected a complete diffusers folder"):
         ModelFolder.read(str(tmp_path))
