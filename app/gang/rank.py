@@ -210,7 +210,7 @@ class Rank:
             PeerLostError: the ranks cannot reach each other any more.
             RankLostError: this rank is not fit for any task.
         """
-        from app.model.pipeline import CancelledError
+        from app.model.pipeline import CancelledError, NotFiniteError
 
         if self._pipeline is None:
             raise RuntimeError("the rank has no model: load comes before generate")
@@ -228,6 +228,8 @@ class Rank:
                 return path
         except CancelledError:
             pass
+        except NotFiniteError as error:
+            raise TaskFailedError("not_finite", str(error)) from error
         except TaskFailedError:
             raise
         except Exception as error:

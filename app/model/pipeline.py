@@ -32,6 +32,16 @@ class CancelledError(Exception):
     """All ranks agreed to stop the request after a denoising step."""
 
 
+class NotFiniteError(Exception):
+    """Denoising made latents with a NaN or an infinity in them; raised by every rank."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "denoising ended in NaN or infinite numbers, which make no picture; if every task fails like this, "
+            "the model's weights are damaged: download them again"
+        )
+
+
 class Pipeline:
     """A loaded model on one device.
 
@@ -141,8 +151,11 @@ class Pipeline:
         Raises:
             DistError: a rank other than 0 failed to decode.
             CancelledError: ``on_step`` returned False on rank 0; raised by every rank after the same step.
+            NotFiniteError: the latents cannot be decoded.
         """
         latents = self._denoise(config, on_step, image)
+        if not _agreed(bool(torch.isfinite(latents).all())):
+            raise NotFiniteError
         rank = dist.get_rank()
         found = pieces(self._pipeline.vae, latents, rank, self._decoders())
         if rank == 0:
@@ -183,9 +196,7 @@ class Pipeline:
         acceleration.begin_request(self._transformers)
 
         def step_end(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            go_on = torch.tensor([int(on_step(step + 1))])
-            dist.broadcast(go_on, src=0)
-            if not go_on.item():
+            if not _agreed(on_step(step + 1)):
                 raise CancelledError
             return tensors
 
@@ -220,6 +231,13 @@ class Pipeline:
         other = kind(**modules, expand_timesteps=True)
         other.set_progress_bar_config(disable=True)
         return other
+
+
+def _agreed(decision: bool) -> bool:
+    """Return rank 0's ``decision`` on every rank, so that all of them go on or all of them stop."""
+    box = torch.tensor([int(decision)])
+    dist.broadcast(box, src=0)
+    return bool(box.item())
 
 
 def _load(model: ModelFolder, folder: Path, device: torch.device, computes_on: str) -> Any:
