@@ -64,8 +64,8 @@ class Pipeline:
         self._parallelism: Parallelism | None = None
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        options = options or ModelOptions()
-        offloaded = offload.is_needed(options, self.model, ranks, device)
+        self._options = options = options or ModelOptions()
+        self._offloaded = offloaded = offload.is_needed(options, self.model, ranks, device)
         self._pipeline = _load(
             self.model, resolve(model_path), torch.device("cpu") if offloaded else device, device.type
         )
@@ -77,6 +77,10 @@ class Pipeline:
         if offloaded:
             offload.offload(self._pipeline, self._transformers, device)
         check_shardable(self._pipeline.vae.decoder)
+
+    def refusal(self, ranks: int) -> str | None:
+        """Return the reason why this rank cannot be part of a gang of ``ranks`` ranks; None if it can."""
+        return None if self._offloaded else offload.refusal(self._options, self.model, ranks, self._device)
 
     def join(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
         """Enter a process group of ``world_size`` ranks; call ``leave`` first if the rank is in one.
