@@ -35,10 +35,27 @@ class Defaults(StrictModel):
     """Frames per second of the file."""
 
 
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"  # noqa: RUF001
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，"  # noqa: RUF001
+    "形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
+)
+"""``sample_neg_prompt`` of the Wan2.2 repository (wan/configs/shared_config.py). It lists faults of pictures, in
+Chinese: overexposed, static, blurred, subtitles, low quality, and deformed hands and faces."""
+
 # The settings of each model in the Wan2.2 repository (wan/configs/wan_*.py), number of frames and steps included.
-A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}
-I2V_A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.5, "guidance_scale_2": 3.5}
+A14B_DEFAULTS: dict[str, Any] = {
+    "negative_prompt": WAN_NEGATIVE_PROMPT,
+    "guidance_scale": 4.0,
+    "guidance_scale_2": 3.0,
+}
+I2V_A14B_DEFAULTS: dict[str, Any] = {
+    "negative_prompt": WAN_NEGATIVE_PROMPT,
+    "guidance_scale": 3.5,
+    "guidance_scale_2": 3.5,
+}
 TI2V_5B_DEFAULTS: dict[str, Any] = {
+    "negative_prompt": WAN_NEGATIVE_PROMPT,
     "height": 704,
     "num_frames": 121,
     "num_inference_steps": 50,
