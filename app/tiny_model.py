@@ -15,6 +15,7 @@ HEADS = 4
 """Allows Ulysses parallelism of 1, 2 and 4 ranks, and 8 ranks together with CFG parallelism."""
 DEFAULTS = {
     "prompt": "a red circle moves right over a blue ground",
+    "negative_prompt": "",
     "width": 64,
     "height": 64,
     "num_frames": 9,

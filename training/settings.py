@@ -62,6 +62,7 @@ class Defaults:
     """The ``defaults`` of a model folder's ``wan22.json``."""
 
     prompt: str = "a red circle moving right on a blue ground"
+    negative_prompt: str = ""
     width: int = 128
     height: int = 128
     num_frames: int = 17

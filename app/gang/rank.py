@@ -142,6 +142,12 @@ class Rank:
             self._pipeline = Pipeline(self._model_path, self._torch_device(), self._options, ranks)
         return self._pipeline.attention
 
+    def check_count(self, ranks: int) -> str | None:
+        """Return the reason why this rank, as it is loaded, cannot be part of a gang of ``ranks``; None if it can."""
+        if self._pipeline is None:
+            raise RuntimeError("the rank has no model: load comes before check_count")
+        return self._pipeline.refusal(ranks)
+
     def open_store(self, timeout_seconds: float) -> tuple[str, int]:
         """Start the store at which the ranks of the next process group meet; return its address and port.
 
@@ -210,7 +216,7 @@ class Rank:
             PeerLostError: the ranks cannot reach each other any more.
             RankLostError: this rank is not fit for any task.
         """
-        from app.model.pipeline import CancelledError
+        from app.model.pipeline import CancelledError, NotFiniteError
 
         if self._pipeline is None:
             raise RuntimeError("the rank has no model: load comes before generate")
@@ -228,6 +234,8 @@ class Rank:
                 return path
         except CancelledError:
             pass
+        except NotFiniteError as error:
+            raise TaskFailedError("not_finite", str(error)) from error
         except TaskFailedError:
             raise
         except Exception as error:

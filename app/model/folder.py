@@ -35,10 +35,27 @@ class Defaults(StrictModel):
     """Frames per second of the file."""
 
 
+WAN_NEGATIVE_PROMPT = (
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，"  # noqa: RUF001
+    "JPEG压缩残留，丑陋的，残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，"  # noqa: RUF001
+    "形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"  # noqa: RUF001
+)
+"""``sample_neg_prompt`` of the Wan2.2 repository (wan/configs/shared_config.py). It lists faults of pictures, in
+Chinese: overexposed, static, blurred, subtitles, low quality, and deformed hands and faces."""
+
 # The settings of each model in the Wan2.2 repository (wan/configs/wan_*.py), number of frames and steps included.
-A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}
-I2V_A14B_DEFAULTS: dict[str, Any] = {"guidance_scale": 3.5, "guidance_scale_2": 3.5}
+A14B_DEFAULTS: dict[str, Any] = {
+    "negative_prompt": WAN_NEGATIVE_PROMPT,
+    "guidance_scale": 4.0,
+    "guidance_scale_2": 3.0,
+}
+I2V_A14B_DEFAULTS: dict[str, Any] = {
+    "negative_prompt": WAN_NEGATIVE_PROMPT,
+    "guidance_scale": 3.5,
+    "guidance_scale_2": 3.5,
+}
 TI2V_5B_DEFAULTS: dict[str, Any] = {
+    "negative_prompt": WAN_NEGATIVE_PROMPT,
     "height": 704,
     "num_frames": 121,
     "num_inference_steps": 50,
@@ -176,11 +193,18 @@ def resolve(model_path: str, *, json_only: bool = False) -> Path:
         json_only: download only the JSON files of a repository.
 
     Raises:
-        ConfigError: there is no such folder and no such repository.
+        ConfigError: it is a file, or there is no such folder and no such repository.
     """
     folder = Path(model_path)
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        kind = f"a {folder.suffix} file" if folder.suffix else "a file"
+        raise ConfigError(
+            f"MODEL_PATH: {model_path!r} is {kind}, which holds the weights of one component at most; give a folder as "
+            "DiffusionPipeline.save_pretrained writes it (model_index.json, transformer/, vae/, text_encoder/, "
+            "tokenizer/, scheduler/), or a hub id such as Wan-AI/Wan2.2-T2V-A14B-Diffusers"
+        )
     # Anything else than "owner/name" is a path, not a hub id.
     if model_path.startswith(("/", ".", "~")) or model_path.count("/") != 1:
         raise ConfigError(

@@ -39,10 +39,31 @@ def is_needed(options: ModelOptions, model: ModelFolder, ranks: int, device: tor
     """
     if options.offload_weights != "auto" or device.type == "cpu":
         return options.offload_weights == "always"
-    held = torch.cuda.get_device_properties(device).total_memory / GIB
-    needed = demand(model, ranks, fp8_linear=options.fp8_linear).each
+    needed, held = _compared(options, model, ranks, device)
     _log.info("a rank of %d needs %.1f GiB with its weights on the GPU, which has %.1f GiB", ranks, needed, held)
     return needed > held
+
+
+def refusal(options: ModelOptions, model: ModelFolder, ranks: int, device: torch.device) -> str | None:
+    """Return the reason why ranks with all weights on their GPUs cannot form a gang of ``ranks``; None if they can.
+
+    ``is_needed`` decides once, when a rank loads its model. With fewer ranks, each holds more of a video's tokens and
+    rows, so the weights and the model's default video may no longer fit together.
+    """
+    if not is_needed(options, model, ranks, device):
+        return None
+    needed, held = _compared(options, model, ranks, device)
+    return (
+        f"offload_weights: with {ranks} rank{'' if ranks == 1 else 's'}, each needs {needed:.1f} GiB for the weights "
+        f"and the model's default video, and its GPU has {held:.1f} GiB; the ranks loaded their weights onto the GPUs, "
+        "which a resize does not undo; keep more ranks, or set offload_weights to always, which loads the model again"
+    )
+
+
+def _compared(options: ModelOptions, model: ModelFolder, ranks: int, device: torch.device) -> tuple[float, float]:
+    """Return the GiB that each of ``ranks`` ranks needs with its weights on its GPU, and the GiB that the GPU has."""
+    held = torch.cuda.get_device_properties(device).total_memory / GIB
+    return demand(model, ranks, fp8_linear=options.fp8_linear).each, held
 
 
 def offload(pipeline: Any, transformers: list[Any], device: torch.device) -> None:

@@ -4,6 +4,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from app.model.folder import ModelFolder, resolve, unreadable
 from app.model.meta import rank_dtypes
 from app.model.transformer_parallel import Parallelism
 from app.model.vae_parallel import check_shardable
+from app.model.weight_files import check_finite, check_weights, needed_variant
 from app.plan import Plan, request_plan
 from app.tasks.task_config import TaskConfig
 
@@ -28,6 +30,16 @@ _log = logging.getLogger(__name__)
 
 class CancelledError(Exception):
     """All ranks agreed to stop the request after a denoising step."""
+
+
+class NotFiniteError(Exception):
+    """Denoising made latents with a NaN or an infinity in them; raised by every rank."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "denoising ended in NaN or infinite numbers, which make no picture; if every task fails like this, "
+            "the model's weights are damaged: download them again"
+        )
 
 
 class Pipeline:
@@ -52,9 +64,11 @@ class Pipeline:
         self._parallelism: Parallelism | None = None
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        options = options or ModelOptions()
-        offloaded = offload.is_needed(options, self.model, ranks, device)
-        self._pipeline = _load(resolve(model_path), torch.device("cpu") if offloaded else device, device.type)
+        self._options = options = options or ModelOptions()
+        self._offloaded = offloaded = offload.is_needed(options, self.model, ranks, device)
+        self._pipeline = _load(
+            self.model, resolve(model_path), torch.device("cpu") if offloaded else device, device.type
+        )
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
@@ -63,6 +77,10 @@ class Pipeline:
         if offloaded:
             offload.offload(self._pipeline, self._transformers, device)
         check_shardable(self._pipeline.vae.decoder)
+
+    def refusal(self, ranks: int) -> str | None:
+        """Return the reason why this rank cannot be part of a gang of ``ranks`` ranks; None if it can."""
+        return None if self._offloaded else offload.refusal(self._options, self.model, ranks, self._device)
 
     def join(self, store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> None:
         """Enter a process group of ``world_size`` ranks; call ``leave`` first if the rank is in one.
@@ -137,8 +155,11 @@ class Pipeline:
         Raises:
             DistError: a rank other than 0 failed to decode.
             CancelledError: ``on_step`` returned False on rank 0; raised by every rank after the same step.
+            NotFiniteError: the latents cannot be decoded.
         """
         latents = self._denoise(config, on_step, image)
+        if not _agreed(bool(torch.isfinite(latents).all())):
+            raise NotFiniteError
         rank = dist.get_rank()
         found = pieces(self._pipeline.vae, latents, rank, self._decoders())
         if rank == 0:
@@ -179,9 +200,7 @@ class Pipeline:
         acceleration.begin_request(self._transformers)
 
         def step_end(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            go_on = torch.tensor([int(on_step(step + 1))])
-            dist.broadcast(go_on, src=0)
-            if not go_on.item():
+            if not _agreed(on_step(step + 1)):
                 raise CancelledError
             return tensors
 
@@ -218,15 +237,29 @@ class Pipeline:
         return other
 
 
-def _load(folder: Any, device: torch.device, computes_on: str) -> Any:
+def _agreed(decision: bool) -> bool:
+    """Return rank 0's ``decision`` on every rank, so that all of them go on or all of them stop."""
+    box = torch.tensor([int(decision)])
+    dist.broadcast(box, src=0)
+    return bool(box.item())
+
+
+def _load(model: ModelFolder, folder: Path, device: torch.device, computes_on: str) -> Any:
     """Load a diffusers pipeline to ``device``, in the dtypes of a rank that computes on ``computes_on`` (cuda or cpu).
 
     Raises:
-        ConfigError: the folder does not load, or the GPU's memory does not hold the model.
+        ConfigError: the folder does not load, its weights are not those of the model, or the GPU's memory does not hold
+            the model.
     """
     try:
+        variant = needed_variant(model, folder)
+        check_weights(model, folder, variant)
         # Directly to the device: a copy for each rank in host memory first would be hundreds of GB for 8 ranks.
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=rank_dtypes(computes_on), device_map=device.type)
+        pipeline = DiffusionPipeline.from_pretrained(
+            folder, variant=variant, dtype=rank_dtypes(computes_on), device_map=device.type
+        )
+    except ConfigError:
+        raise
     except PermissionError as error:
         raise unreadable(folder, error) from error
     except torch.OutOfMemoryError as error:
@@ -239,5 +272,7 @@ def _load(folder: Any, device: torch.device, computes_on: str) -> Any:
         raise ConfigError(
             f"MODEL_PATH: {folder} does not load as a diffusers pipeline: {reason}; download or save it again"
         ) from error
+    # Broken weights of the other components show in the latents; those of the decoder show in no number.
+    check_finite("vae", folder, pipeline.vae)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -1,5 +1,7 @@
 """A rank's rendezvous, device and errors, and that it runs every field of a request. No GPU is needed."""
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from testing.ports import free_port
 from testing.rank_pool import RankPool
 from testing.records import task_config
 from tests.app.media.pictures import encoded
+from tests.app.model.makers import change_weights
 
 
 def test_every_rank_gets_all_five_rendezvous_variables() -> None:
@@ -127,6 +130,31 @@ def _videos(_: int, port: int, folder: str, videos: Path, configs: list[TaskConf
     finally:
         rank.leave()
     return [(videos / str(path)).read_bytes() for path in paths]
+
+
+def _failed(rank: int, port: int, folder: str, videos: Path) -> list[str]:
+    """Run two tasks with a model that makes NaN; return the codes with which they fail on this rank."""
+    one = Rank(folder, videos.as_uri(), "cpu")
+    one.load(2)
+    if rank == 0:
+        one._store = dist.TCPStore("127.0.0.1", port, 2, is_master=True, wait_for_workers=False)
+    one.join(Rendezvous(rank, 2, rank, "127.0.0.1", port), 60)
+    codes = []
+    for number in range(2):
+        with pytest.raises(TaskFailedError, match="NaN or infinite numbers, which make no picture") as caught:
+            one.generate(task_config(), f"{number}.mp4")
+        codes.append(caught.value.code)
+    one.leave()
+    return codes
+
+
+def test_numbers_that_are_no_picture_fail_the_task_on_every_rank_and_none_waits(
+    rank_pool: RankPool, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model, folder)
+    change_weights(folder / "transformer", lambda tensors: tensors["proj_out.bias"].fill_(math.nan))
+    assert rank_pool.call(2, _failed, free_port(), str(folder), tmp_path) == [["not_finite"] * 2] * 2
 
 
 def test_every_field_of_a_request_reaches_the_video(rank_pool: RankPool, image_model: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The mp4 has the frames, the size and the rate that were asked for, and its picture is right."""
 
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -27,6 +29,47 @@ def test_a_picture_comes_back_in_its_colours(tmp_path: Path) -> None:
     frames[:, :, 32:] = (20, 60, 200)
     write_mp4([frames], 8, tmp_path / "v.mp4")
     assert np.abs(read_mp4(tmp_path / "v.mp4").astype(int) - frames)[:, :, [8, 56]].max() < 12
+
+
+BARS = [
+    (255, 255, 255),
+    (191, 191, 0),
+    (0, 191, 191),
+    (0, 191, 0),
+    (191, 0, 191),
+    (191, 0, 0),
+    (0, 0, 191),
+    (0, 0, 0),
+    (128, 128, 128),
+]
+BT_709 = 1
+"""The number of BT.709's primaries, transfer function and matrix in ITU-T H.273."""
+
+
+def test_colour_bars_are_bt_709_and_the_file_says_so(tmp_path: Path) -> None:
+    bars = np.repeat(np.repeat(np.array([[BARS]], np.uint8), 64, 1), 32, 2)
+    write_mp4([np.repeat(bars, 3, 0)], 8, tmp_path / "v.mp4")
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        tags = (context.color_primaries, context.color_trc, context.colorspace, context.color_range)
+        assert tags == (BT_709, BT_709, BT_709, 1), "players take the matrix and the limited range (1) from the stream"
+        planes = next(container.decode(video=0)).to_ndarray()
+    box = (tmp_path / "v.mp4").read_bytes().partition(b"colrnclx")[2]
+    assert struct.unpack(">HHHB", box[:7]) == (BT_709, BT_709, BT_709, 0), "and from the mp4's box; 0: limited range"
+    width = bars.shape[2]
+    half = np.arange(len(BARS)) * 16 + 8
+    chroma = planes[64:].reshape(2, 32, width // 2)
+    rgb = _rgb_of_bt_709(planes[32, 2 * half], chroma[0, 16, half], chroma[1, 16, half])
+    assert np.abs(rgb - np.array(BARS)).max() <= 3
+    assert np.abs(read_mp4(tmp_path / "v.mp4")[0, 32, 2 * half].astype(int) - np.array(BARS)).max() <= 3
+
+
+def _rgb_of_bt_709(y: NDArray[Any], cb: NDArray[Any], cr: NDArray[Any]) -> NDArray[Any]:
+    """Convert limited-range YCbCr to RGB by the equations of ITU-R BT.709 (Kr 0.2126, Kb 0.0722)."""
+    luma, blue, red = (y - 16.0) / 219, (cb - 128.0) / 224, (cr - 128.0) / 224
+    r, b = luma + 2 * (1 - 0.2126) * red, luma + 2 * (1 - 0.0722) * blue
+    g = (luma - 0.2126 * r - 0.0722 * b) / 0.7152
+    return np.clip(255 * np.stack([r, g, b], -1), 0, 255).round()
 
 
 def test_equal_frames_make_equal_files(tmp_path: Path) -> None:

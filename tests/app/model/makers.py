@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 
 from app.config import ModelOptions
 from app.model.pipeline import CancelledError, Pipeline
@@ -66,3 +68,11 @@ def make(
 
 def alone(folder: Path, options: dict[str, Any], *requests: dict[str, Any]) -> list[tuple[Frames, int]]:
     return [(np.asarray(frames), count) for frames, count in make(0, 1, free_port(), str(folder), options, *requests)]
+
+
+def change_weights(component: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Apply ``change`` to the tensors of the component's only safetensors file, by name, and write it again."""
+    (file,) = component.glob("*.safetensors")
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, {"format": "pt"})

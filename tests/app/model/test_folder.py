@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from app.config import ConfigError
-from app.model.folder import OWN_CONFIG, ModelFolder
+from app.model.folder import OWN_CONFIG, WAN_NEGATIVE_PROMPT, ModelFolder
+from app.runtime import local_model
 from app.tiny_model import DEFAULTS, HEADS
 
 
@@ -38,6 +39,7 @@ def test_a14b_has_its_published_settings(tmp_path: Path) -> None:
     assert model.tokens(832, 480, 81) == 32_760
     assert model.side_multiple == 16
     assert (model.defaults.num_frames, model.defaults.guidance_scale_2, model.defaults.fps) == (81, 3.0, 16)
+    assert model.defaults.negative_prompt == WAN_NEGATIVE_PROMPT
 
 
 def test_ti2v_5b_has_its_published_settings(tmp_path: Path) -> None:
@@ -47,11 +49,25 @@ def test_ti2v_5b_has_its_published_settings(tmp_path: Path) -> None:
     assert model.tokens(1280, 704, 121) == 27_280
     assert model.side_multiple == 32
     assert (model.defaults.height, model.defaults.num_frames, model.defaults.fps) == (704, 121, 24)
+    assert model.defaults.negative_prompt == WAN_NEGATIVE_PROMPT
+
+
+@pytest.mark.parametrize("name", ["tiny-wan", "tiny-wan-two-experts"])
+def test_the_shipped_models_keep_an_empty_negative_prompt(name: str) -> None:
+    assert ModelFolder.read(str(local_model().with_name(name))).defaults.negative_prompt == ""
 
 
 def test_a_missing_folder_is_named_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"folder '/no/such/model' does not exist in this container; mount"):
         ModelFolder.read("/no/such/model")
+
+
+@pytest.mark.parametrize("name", ["wan2.2.safetensors", "wan2.2-Q4.gguf"])
+def test_a_file_of_weights_is_refused_with_the_folder_that_is_needed(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    kind = name.rpartition(".")[2]
+    with pytest.raises(ConfigError, match=rf"{name}' is a \.{kind} file, which holds .*; give a folder .*model_index"):
+        ModelFolder.read(str(tmp_path / name))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

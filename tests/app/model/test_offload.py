@@ -15,9 +15,11 @@ import torch
 import torch.distributed as dist
 
 from app.config import ModelOptions
+from app.gang.rank import Rank
+from app.model.folder import ModelFolder
 from app.model.hub_configs import PUBLISHED, built_in
 from app.model.memory_demand import GIB
-from app.model.offload import is_needed, offload
+from app.model.offload import is_needed, offload, refusal
 from app.model.pipeline import Pipeline
 from testing.ports import free_port
 from testing.rank_pool import RankPool
@@ -112,6 +114,15 @@ def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, mon
         run(pipeline)
 
 
+def _published_on(monkeypatch: pytest.MonkeyPatch, gpu_gib: float) -> ModelFolder:
+    """Return T2V-A14B, and let torch report a GPU of ``gpu_gib``, which this machine does not have."""
+    properties = SimpleNamespace(total_memory=gpu_gib * GIB)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    model = built_in(next(iter(PUBLISHED)))
+    assert model is not None
+    return model
+
+
 @pytest.mark.parametrize(
     ("setting", "fp8_linear", "ranks", "gpu_gib", "needed"),
     [
@@ -133,10 +144,34 @@ def test_one_that_does_not_fit_leaves_nothing_behind(two_expert_model: Path, mon
 def test_they_are_offloaded_where_a_gpu_does_not_hold_them_and_a_video(
     setting: str, fp8_linear: bool, ranks: int, gpu_gib: float, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A stand-in for GPUs that this machine has not.
-    properties = SimpleNamespace(total_memory=gpu_gib * GIB)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    model = built_in(next(iter(PUBLISHED)))
-    assert model is not None
+    model = _published_on(monkeypatch, gpu_gib)
     options = ModelOptions.model_validate({"offload_weights": setting, "fp8_linear": fp8_linear})
     assert is_needed(options, model, ranks, torch.device("cuda")) is needed
+
+
+@pytest.mark.parametrize(
+    ("setting", "ranks", "refused"),
+    [("auto", 4, False), ("auto", 2, True), ("auto", 1, True), ("never", 2, False)],
+)
+def test_ranks_whose_weights_are_on_80_gb_gpus_refuse_a_count_with_which_a_video_no_longer_fits(
+    setting: str, ranks: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _published_on(monkeypatch, 79.2)
+    options = ModelOptions.model_validate({"offload_weights": setting})
+    reason = refusal(options, model, ranks, torch.device("cuda"))
+    assert (reason is not None) is refused
+    if reason and ranks == 2:
+        assert reason.startswith("offload_weights: with 2 ranks, each needs 8")
+        assert "its GPU has 79.2 GiB" in reason
+
+
+def test_a_rank_knows_which_counts_it_can_be_part_of(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = Rank(str(tiny_model), "file:///videos", "cpu")
+    with pytest.raises(RuntimeError, match="load comes before check_count"):
+        resident.check_count(1)
+    resident.load(4)
+    assert resident.check_count(2) is None, "nothing is too small on a CPU"
+    monkeypatch.setattr("app.model.offload.refusal", lambda options, model, ranks, device: f"too few: {ranks}")
+    assert resident.check_count(2) == "too few: 2"
+    with offloaded(tiny_model) as pipeline:
+        assert pipeline.refusal(1) is None, "offloaded weights leave room whatever the count"
