@@ -12,7 +12,7 @@ from functools import lru_cache
 from pydantic import ValidationError
 
 from app.config import explain
-from serve_config import Pods, ServeValues, check_serve_config, render, with_counts
+from serve_config import Pods, ServeConfigError, ServeValues, check_serve_config, render, with_counts
 from wan22_operator import constants as names
 from wan22_operator import desired
 from wan22_operator.desired import Active, BadCountError, Counts
@@ -117,7 +117,7 @@ def mutate(new: Snapshot, old: Snapshot | None) -> Patch:
     changes = {key: value for key, value in due.items() if new.annotations.get(key) != value}
     try:
         return annotate(new, changes) + drift(annotated(new, due), old)
-    except RefusedError:
+    except (RefusedError, ServeConfigError):
         return []  # the validating webhook refuses the request and tells why
 
 
@@ -183,6 +183,10 @@ def validate(new: Snapshot, old: Snapshot | None) -> None:
         problems = check_serve_config(new.serve_config, Pods(new.group.cpus, new.group.gpus) if new.group else None)
         if problems:
             raise RefusedError("spec.serveConfigV2: " + "; ".join(map(str, problems)))
+        try:
+            _with_counts(new.serve_config, Counts(1, 1), 1)
+        except ServeConfigError as error:
+            raise RefusedError(f"spec.serveConfigV2: {error}") from None
     if not new.serve_config and new.kind == names.RAY_SERVICE and new.group and _changed(new, old, names.ACTIVE_PODS):
         configured(new, desired.active(new) or Active(desired.wanted(new), 1))
 

@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 
+from serve_config import ServeConfigError
 from wan22_operator import admission, desired, metrics
 from wan22_operator import constants as names
 from wan22_operator.api_server import Json
@@ -11,6 +12,7 @@ from wan22_operator.desired import Active, BadCountError, Counts
 from wan22_operator.kube import ConflictError, Kube
 from wan22_operator.object_cache import Key, ObjectCache
 from wan22_operator.observed import Cluster, Gang, Pod
+from wan22_operator.off_loop import off_loop
 from wan22_operator.ray_head import NoAnswerError, RayHead
 from wan22_operator.reports import Recorder, Status
 from wan22_operator.serve_deploy import deploy
@@ -68,7 +70,7 @@ class Reconciler:
         return self._seconds_until_next(key, step)
 
     async def _take_next_step(self, obj: Snapshot) -> Step:
-        problem = _unusable(obj)
+        problem = await off_loop(_unusable, obj)
         if problem:
             return await self._refuse(obj, problem)
         obj = await self._adopt(obj)
@@ -96,7 +98,7 @@ class Reconciler:
 
     async def _apply_annotations(self, obj: Snapshot) -> Snapshot:
         """Make spec and annotations agree again after a webhook outage: any write makes the webhook do it."""
-        if not admission.drift(obj, obj):
+        if not await off_loop(admission.drift, obj, obj):
             return obj
         return await self._write(obj, {names.STATUS: obj.annotations.get(names.STATUS, "{}")})
 
@@ -185,10 +187,10 @@ class Reconciler:
         patch = admission.annotate(obj, changes)
         why = ""
         if not self._settings.webhook_enabled:
-            direct = admission.drift(admission.annotated(obj, changes), obj)
+            direct = await off_loop(admission.drift, admission.annotated(obj, changes), obj)
             patch, why = patch + direct, "they are switched off" if direct else ""
         written = await self._kube.patch(obj, patch)
-        direct = admission.drift(written, obj)
+        direct = await off_loop(admission.drift, written, obj)
         if direct:
             written = await self._kube.patch(written, direct)
             why = "the API server did not reach them"
@@ -272,13 +274,12 @@ def _unusable(obj: Snapshot) -> str:
         return f"there is no worker group {names.WORKER_GROUP}; give the group of the GPU pods this name"
     if obj.group.hosts != 1:
         return f"worker group {names.WORKER_GROUP}: numOfHosts is {obj.group.hosts}, allowed is 1: one pod is one host"
-    if not desired.readable(obj):
-        return "spec.serveConfigV2 is not readable or has no application wan22; see `python -m serve_config --check`"
-    if not obj.serve_config:
-        try:
-            admission.configured(obj, Active(desired.found(obj), 1))
-        except admission.RefusedError as error:
-            return str(error)
+    try:
+        admission.configured(obj, desired.active(obj) or Active(desired.found(obj), 1))
+    except admission.RefusedError as error:
+        return str(error)
+    except ServeConfigError as error:
+        return f"spec.serveConfigV2: {error} (`python -m serve_config --check` checks a text)"
     return ""
 
 

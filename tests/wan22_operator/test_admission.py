@@ -271,6 +271,17 @@ def test_a_wrong_annotation_that_got_in_stops_no_other_request() -> None:
         admission.validate(bad, None)
 
 
+def test_a_count_that_cannot_be_set_is_refused_by_name() -> None:
+    body = ray_service()
+    text = body["spec"]["serveConfigV2"]
+    body["spec"]["serveConfigV2"] = text.replace("\"num_replicas\": 1", "\"num_replicas\": !!int 1", 1)
+    assert body["spec"]["serveConfigV2"] != text
+    new = read(names.RAY_SERVICE, body)
+    assert admission.mutate(new, None) == []
+    with pytest.raises(RefusedError, match="num_replicas is an alias, anchor or tag"):
+        admission.validate(new, None)
+
+
 def cluster(pods: int, leaving: list[str] | None = None, spec: list[str] | None = None) -> Snapshot:
     annotations = {names.ACTIVE_WORKERS: "2", names.ACTIVE_GANGS: "1", names.ACTIVE_PODS: str(pods)}
     if leaving is not None:
