@@ -32,6 +32,15 @@ class Gang:
 
 
 @dataclass(frozen=True)
+class Leader:
+    """One replica of VideoGenerator, as Serve's dashboard lists it."""
+
+    ip: str
+    """IP of its Ray node; empty if it has none yet."""
+    running: bool
+
+
+@dataclass(frozen=True)
 class Cluster:
     """The RayCluster that is being sized: the pending one if there is one, otherwise the active one."""
 
@@ -45,6 +54,8 @@ class Cluster:
     """IPs of its living Ray worker nodes; None if Ray does not answer."""
     gangs: tuple[Gang, ...] | None = None
     """None if the app does not answer."""
+    leaders: tuple[Leader, ...] | None = None
+    """The gangs' leaders as Serve lists them; None if it does not answer, or was not asked."""
 
     @property
     def target(self) -> int:

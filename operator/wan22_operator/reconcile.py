@@ -83,9 +83,10 @@ class Reconciler:
         except BadCountError as error:
             wanted, refused = active.counts, str(error)
         obj = await self._apply_annotations(obj)
-        situation = await self._gather(obj, wanted, active)
+        sized = await self._sized_cluster(obj)
+        situation = await self._gather(obj, sized, wanted, active)
         step = next_step(situation)
-        obj = await self._act(obj, step)
+        obj = await self._act(obj, sized, step)
         message = await self._deploy(obj, situation, step)
         await self._report(obj, situation, step, refused or message, bool(refused))
         return step
@@ -102,9 +103,8 @@ class Reconciler:
             return obj
         return await self._write(obj, {names.STATUS: obj.annotations.get(names.STATUS, "{}")})
 
-    async def _gather(self, obj: Snapshot, wanted: Counts, active: Active) -> Situation:
+    async def _gather(self, obj: Snapshot, snapshot: Snapshot | None, wanted: Counts, active: Active) -> Situation:
         assert obj.group is not None
-        snapshot = await self._sized_cluster(obj)
         cluster = await self._observe(snapshot, wanted, active, obj.group.ranks_per_pod) if snapshot else None
         return Situation(
             wanted=wanted,
@@ -144,16 +144,20 @@ class Reconciler:
         if active == Active(wanted, need) and bare.pods_set == need and not leaving:
             return bare
         pods: list[Json] = []
+        leaders = None
         if leaving or bare.target > need:
             pods = await self._kube.worker_group_pods(snapshot.namespace, snapshot.name)
-        return replace(bare, pods=tuple(map(_pod, pods)), nodes=await self._ray_head.nodes(snapshot))
+        if bare.target > need:
+            leaders = await self._ray_head.leaders(snapshot)
+        nodes = await self._ray_head.nodes(snapshot)
+        return replace(bare, pods=tuple(map(_pod, pods)), nodes=nodes, leaders=leaders)
 
-    async def _act(self, obj: Snapshot, step: Step) -> Snapshot:
+    async def _act(self, obj: Snapshot, cluster: Snapshot | None, step: Step) -> Snapshot:
+        """Take a step. Its write fails if the object, or the RayCluster that was judged, has changed since."""
         if isinstance(step, SetActive):
             obj = await self._write(obj, dict(admission.active_annotations(step.active)))
             message = f"active now: {step.active.counts}, {step.active.pods} worker pod(s)"
         elif isinstance(step, SetCluster):
-            cluster = await self._sized_cluster(obj)
             assert cluster is not None
             leaving = json.dumps(list(step.leaving)) if step.leaving else None
             changes = {names.ACTIVE_PODS: str(step.pods), names.WORKERS_TO_DELETE: leaving}

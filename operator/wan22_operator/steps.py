@@ -132,7 +132,9 @@ def _shrink(now: Situation, cluster: Cluster, need: int) -> Step | None:
     # While KubeRay still makes pods, it would pick the ones to remove by itself.
     if len(pods) < cluster.target:
         return Wait(f"{len(pods)} of {cluster.target} worker pods exist; surplus pods are removed once all do")
-    held = frozenset[str]().union(*(gang.addresses for gang in cluster.gangs or ()))
+    held = frozenset(leader.ip for leader in cluster.leaders or ()).union(
+        *(gang.addresses for gang in cluster.gangs or ())
+    )
     free = [pod for pod in pods if not pod.ip or pod.ip not in held]
     victims = sorted(free, key=lambda pod: (pod.running, pod.name))[:surplus]
     if not victims:
@@ -153,6 +155,21 @@ def _missing_of_proof(cluster: Cluster) -> str:
             return f"no pod leaves while a gang names {gang.listed} of its {gang.have} ranks"
         if unknown := sorted(gang.addresses - known):
             return f"no pod leaves while a gang has ranks at {', '.join(unknown)}, where no worker pod is known"
+    return _missing_of_witness(cluster)
+
+
+def _missing_of_witness(cluster: Cluster) -> str:
+    """Return how Serve's list of leaders contradicts the gangs' reports; empty if both agree.
+
+    A gang whose report lapsed is missing among the reports, but Serve still lists its leader.
+    """
+    gangs = len(cluster.gangs or ())
+    if cluster.leaders is None:
+        return "no pod leaves while Serve does not list the gangs' leaders"
+    if not all(leader.running for leader in cluster.leaders):
+        return "no pod leaves while a gang's leader starts or stops"
+    if len(cluster.leaders) != gangs:
+        return f"no pod leaves while {gangs} gang(s) report and Serve lists {len(cluster.leaders)}"
     return ""
 
 

@@ -274,7 +274,7 @@ def test_a_wrong_annotation_that_got_in_stops_no_other_request() -> None:
 def test_a_count_that_cannot_be_set_is_refused_by_name() -> None:
     body = ray_service()
     text = body["spec"]["serveConfigV2"]
-    body["spec"]["serveConfigV2"] = text.replace("\"num_replicas\": 1", "\"num_replicas\": !!int 1", 1)
+    body["spec"]["serveConfigV2"] = text.replace('"num_replicas": 1', '"num_replicas": !!int 1', 1)
     assert body["spec"]["serveConfigV2"] != text
     new = read(names.RAY_SERVICE, body)
     assert admission.mutate(new, None) == []

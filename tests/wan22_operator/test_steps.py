@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from wan22_operator.desired import Active, Counts
-from wan22_operator.observed import Cluster, Gang, Pod
+from wan22_operator.observed import Cluster, Gang, Leader, Pod
 from wan22_operator.steps import SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
 
 from app.tasks.gang_state import GangPhase
@@ -46,8 +46,9 @@ def cluster(
 ) -> Cluster:
     there = pods_set if there is None else there
     gangs = (gang(have),) if have is not None else None
-    made = Cluster("c", pods_set, leaving, pods(there), nodes(there), gangs)
-    return replace(made, **rest)  # type: ignore[arg-type]
+    made = replace(Cluster("c", pods_set, leaving, pods(there), nodes(there), gangs), **rest)  # type: ignore[arg-type]
+    leaders = tuple(Leader(min(gang.addresses, default=""), True) for gang in made.gangs or ())
+    return made if "leaders" in rest else replace(made, leaders=leaders)
 
 
 def activate(workers: int, room: int, gangs: int = 1) -> SetActive:
@@ -92,6 +93,26 @@ DOWN = [
         "nor while a rank is somewhere else than in a known pod",
         situation(2, 2, 4, cluster(4, gangs=(replace(gang(2), addresses=frozenset({"10.0.0.1", "10.0.0.9"})),))),
         Wait("no pod leaves while a gang has ranks at 10.0.0.9, where no worker pod is known"),
+    ),
+    (
+        "nor while Serve lists a leader whose gang does not report",
+        situation(2, 2, 4, cluster(4, have=2, leaders=(Leader("10.0.0.0", True), Leader("10.0.0.3", True)))),
+        Wait("no pod leaves while 1 gang(s) report and Serve lists 2"),
+    ),
+    (
+        "nor while a leader stops",
+        situation(2, 2, 4, cluster(4, have=2, leaders=(Leader("10.0.0.0", False),))),
+        Wait("no pod leaves while a gang's leader starts or stops"),
+    ),
+    (
+        "nor while Serve does not answer",
+        situation(2, 2, 4, cluster(4, have=2, leaders=None)),
+        Wait("no pod leaves while Serve does not list the gangs' leaders"),
+    ),
+    (
+        "nor the pod of a leader that its gang's report places elsewhere",
+        situation(2, 2, 4, cluster(4, have=2, leaders=(Leader("10.0.0.3", True),))),
+        SetCluster(4, ("pod-2",)),
     ),
     ("first the counts", situation(2, 4, 4, cluster(4, have=4)), activate(2, 4)),
     (
