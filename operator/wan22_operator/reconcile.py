@@ -2,7 +2,10 @@
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import replace
+
+from kubernetes.aio.client import ApiException
 
 from serve_config import ServeConfigError
 from wan22_operator import admission, desired, metrics
@@ -66,6 +69,10 @@ class Reconciler:
                 metrics.RECONCILES.labels("conflict").inc()
                 await self._refresh(obj)
                 return 0.05
+            except Exception as error:
+                metrics.RECONCILES.labels("failed").inc()
+                await self._tell_failure(obj, error)
+                raise
         metrics.RECONCILES.labels(type(step).__name__.lower()).inc()
         return self._seconds_until_next(key, step)
 
@@ -241,6 +248,20 @@ class Reconciler:
         await self._recorder.record(obj, "Warning", "NotUsable", problem)
         return Settled(problem)
 
+    async def _tell_failure(self, obj: Snapshot, error: Exception) -> None:
+        """Report a look that failed, as far as the API server lets it."""
+        message = f"the operator's look failed: {_told(error)}"
+        await self._recorder.record(obj, "Warning", "LookFailed", message)
+        try:
+            fresh = await self._kube.snapshot(obj.kind, obj.namespace, obj.name)
+            if fresh is not None:
+                wanted = (desired.active(fresh) or Active(Counts(desired.DEFAULT_WORKERS, 1), 1)).counts
+                with suppress(BadCountError):
+                    wanted = desired.wanted(fresh)
+                await self._write_status(fresh, Status("failing", wanted, None, message))
+        except Exception as second:
+            log.warning("%s %s/%s: its status cannot be written: %s", *obj.key, _told(second))
+
     async def _write_status(self, obj: Snapshot, status: Status) -> None:
         before = obj.annotations.get(names.STATUS)
         if before == status.text():
@@ -285,6 +306,13 @@ def _unusable(obj: Snapshot) -> str:
     except ServeConfigError as error:
         return f"spec.serveConfigV2: {error} (`python -m serve_config --check` checks a text)"
     return ""
+
+
+def _told(error: Exception) -> str:
+    """Return an error's message; for one of the API server, its status and reason."""
+    if isinstance(error, ApiException):
+        return f"the API server answered {error.status}: {str(error.reason)[:500]}"
+    return (str(error) or repr(error))[:500]
 
 
 def _phase(now: Situation, step: Step) -> str:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubernetes.aio.client import ApiException
 from wan22_operator import constants as names
+from wan22_operator import metrics
 from wan22_operator.kube import object_path
 from wan22_operator.object_cache import ObjectCache
 from wan22_operator.observed import Gang, Leader
@@ -97,3 +99,32 @@ async def test_what_kuberay_changes_during_a_look_voids_its_decision() -> None:
     assert plane.leaving is None
     await plane.reconciler.reconcile(KEY)
     assert plane.leaving == '["pod-2", "pod-3"]'
+
+
+async def test_a_look_that_fails_is_told_in_status_event_and_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = Plane()
+
+    async def refused(*_: Any) -> frozenset[str]:
+        raise ApiException(status=403, reason="secrets is forbidden")
+
+    monkeypatch.setattr(plane.head, "nodes", refused)
+    before = metrics.RECONCILES.labels("failed")._value.get()
+    for _ in range(2):
+        with pytest.raises(ApiException):
+            await plane.reconciler.reconcile(KEY)
+    status = json.loads(plane.kube.objects[SERVICE]["metadata"]["annotations"][names.STATUS])
+    assert status["phase"] == "failing"
+    assert "403: secrets is forbidden" in status["message"]
+    assert metrics.RECONCILES.labels("failed")._value.get() == before + 2
+    events = [body for verb, path, body in plane.kube.writes if verb == "POST" and path.endswith("/events")]
+    assert [event["reason"] for event in events] == ["LookFailed"]
+
+
+async def test_a_look_that_fails_because_nothing_can_be_written_says_so_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plane = Plane()
+    plane.kube.refuse = 422
+    with pytest.raises(ApiException):
+        await plane.reconciler.reconcile(KEY)
+    assert "its status cannot be written: the API server answered 422" in caplog.text
