@@ -54,6 +54,8 @@ class Cluster:
     """IPs of its living Ray worker nodes; None if Ray does not answer."""
     gangs: tuple[Gang, ...] | None = None
     """None if the app does not answer."""
+    creation_fails: bool = False
+    """True if KubeRay reports that it cannot create pods (condition ReplicaFailure)."""
     leaders: tuple[Leader, ...] | None = None
     """The gangs' leaders as Serve lists them; None if it does not answer, or was not asked."""
 

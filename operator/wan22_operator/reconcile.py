@@ -22,6 +22,7 @@ from wan22_operator.serve_deploy import deploy
 from wan22_operator.settings import Settings
 from wan22_operator.snapshots import Snapshot, names_in, whole_number
 from wan22_operator.steps import (
+    AUTOSCALED,
     SetActive,
     SetCluster,
     Settled,
@@ -147,6 +148,7 @@ class Reconciler:
             annotated if annotated is not None else snapshot.group.replicas or 0,
             leaving,
             gangs=await self._ray_head.gangs(snapshot),
+            creation_fails=snapshot.creation_fails,
         )
         if active == Active(wanted, need) and bare.pods_set == need and not leaving:
             return bare
@@ -240,8 +242,8 @@ class Reconciler:
         await self._write_status(obj, status)
         if refused:
             await self._recorder.record(obj, "Warning", "BadCount", message)
-        elif isinstance(step, Settled) and now.autoscaling:
-            await self._recorder.record(obj, "Warning", "Autoscaling", step.message)
+        elif now.autoscaling:
+            await self._recorder.record(obj, "Warning", "Autoscaling", AUTOSCALED)
 
     async def _refuse(self, obj: Snapshot, problem: str) -> Step:
         await self._write_status(obj, Status("refused", desired.found(obj), None, problem))

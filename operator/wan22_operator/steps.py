@@ -5,11 +5,13 @@ To shrink: the counts; once the gangs are smaller, the pods that hold neither a 
 nodes are gone, the room is closed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.tasks.gang_state import GangPhase
 from wan22_operator.desired import Active, Counts
 from wan22_operator.observed import Cluster
+
+AUTOSCALED = "enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ def next_step(now: Situation) -> Step:
 def _autoscaled(now: Situation, need: int) -> Step:
     if now.active != Active(now.wanted, need):
         return SetActive(Active(now.wanted, need))
-    return Settled("enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas")
+    if now.suspended:
+        return _without_pods(replace(now, cluster=None), need)
+    if now.cluster is None:
+        return Wait("KubeRay has not made a RayCluster yet")
+    missing = _missing_of_gangs(now, now.cluster)
+    return Wait(f"{missing}; {AUTOSCALED}") if missing else Settled(AUTOSCALED)
 
 
 def _without_pods(now: Situation, need: int) -> Step:
@@ -129,6 +136,9 @@ def _shrink(now: Situation, cluster: Cluster, need: int) -> Step | None:
     if missing:
         return Wait(missing)
     pods = [pod for pod in cluster.pods if not pod.terminating]
+    if len(pods) < cluster.target and cluster.creation_fails:
+        # A quota, say, keeps KubeRay from making the rest: ask for no more pods than exist, and not for fewer.
+        return SetCluster(max(need, len(pods)))
     # While KubeRay still makes pods, it would pick the ones to remove by itself.
     if len(pods) < cluster.target:
         return Wait(f"{len(pods)} of {cluster.target} worker pods exist; surplus pods are removed once all do")

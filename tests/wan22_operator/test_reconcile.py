@@ -128,3 +128,18 @@ async def test_a_look_that_fails_because_nothing_can_be_written_says_so_in_the_l
     with pytest.raises(ApiException):
         await plane.reconciler.reconcile(KEY)
     assert "its status cannot be written: the API server answered 422" in caplog.text
+
+
+async def test_a_growth_that_a_quota_cut_short_is_taken_back_to_the_pods_that_exist() -> None:
+    plane = Plane()
+    listed = plane.kube.objects["/api/v1/namespaces/ns/pods"]
+    plane.kube.store("/api/v1/namespaces/ns/pods", listed | {"items": listed["items"][:3]})
+    await plane.reconciler.reconcile(KEY)
+    assert names.ACTIVE_PODS not in plane.kube.objects[CLUSTER]["metadata"]["annotations"]
+    failure = {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}
+    plane.kube.store(CLUSTER, plane.kube.objects[CLUSTER] | {"status": failure})
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    assert plane.kube.objects[CLUSTER]["spec"]["workerGroupSpecs"][0]["replicas"] == 3
+    await plane.reconciler.reconcile(KEY)
+    assert plane.leaving == '["pod-2"]'

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from wan22_operator.desired import Active, Counts
 from wan22_operator.observed import Cluster, Gang, Leader, Pod
-from wan22_operator.steps import SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
+from wan22_operator.steps import AUTOSCALED, SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
 
 from app.tasks.gang_state import GangPhase
 
@@ -139,6 +139,21 @@ DOWN = [
         Wait("3 of 4 worker pods exist; surplus pods are removed once all do"),
     ),
     (
+        "a growth that a quota cuts short and that is taken back: first as many pods as exist",
+        situation(2, 2, 5, cluster(5, 3, have=2, creation_fails=True)),
+        SetCluster(3),
+    ),
+    (
+        "never fewer than are needed",
+        situation(2, 2, 4, cluster(4, 1, gangs=(replace(gang(2), addresses=nodes(1)),), creation_fails=True)),
+        SetCluster(2),
+    ),
+    (
+        "then the surplus that exists",
+        situation(2, 2, 5, cluster(3, have=2, creation_fails=True)),
+        SetCluster(3, ("pod-2",)),
+    ),
+    (
         "a gang spread over all pods moves first",
         situation(2, 2, 4, cluster(4, gangs=(replace(gang(2), addresses=nodes(4)),))),
         Wait("every worker pod still holds a rank or a leader"),
@@ -171,7 +186,18 @@ OTHER = [
     (
         "autoscaling: never the pods",
         situation(4, 4, 4, cluster(2, have=2), autoscaling=True),
-        Settled("enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas"),
+        Wait(f"a gang has 2 of 4 ranks (ready); {AUTOSCALED}"),
+    ),
+    ("autoscaling: settled", situation(4, 4, 4, cluster(2, have=4), autoscaling=True), Settled(AUTOSCALED)),
+    (
+        "autoscaling: no RayCluster yet",
+        situation(4, 4, 4, None, autoscaling=True),
+        Wait("KubeRay has not made a RayCluster yet"),
+    ),
+    (
+        "autoscaling: suspended",
+        situation(4, 4, 4, None, autoscaling=True, suspended=True),
+        Settled("the RayCluster is suspended; it will have the wanted size when it is resumed"),
     ),
     ("more gangs need room", situation(2, 2, 2, cluster(2, have=2), gangs=2), activate(2, 4)),
     (
