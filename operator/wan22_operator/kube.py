@@ -85,9 +85,9 @@ class Kube:
         path = object_path(obj.kind, obj.namespace, obj.name)
         return read(obj.kind, await self.request("PATCH", path, if_unchanged(obj.resource_version) + patch))
 
-    async def worker_group_pods(self, namespace: str, cluster: str) -> list[Json]:
-        """Return all pods of a RayCluster's worker group, including those that are being deleted."""
-        selector = f"{names.CLUSTER_LABEL}={cluster},{names.GROUP_LABEL}={names.WORKER_GROUP}"
+    async def cluster_pods(self, namespace: str, cluster: str) -> list[Json]:
+        """Return all pods of a RayCluster, of every group, including those that are being deleted."""
+        selector = f"{names.CLUSTER_LABEL}={cluster}"
         answer = await self.request("GET", f"/api/v1/namespaces/{namespace}/pods", query={"labelSelector": selector})
         return list(answer.get("items", ()))
 

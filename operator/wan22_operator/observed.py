@@ -51,7 +51,7 @@ class Cluster:
     """Pods named in workersToDelete."""
     pods: tuple[Pod, ...] = ()
     nodes: frozenset[str] | None = None
-    """IPs of its living Ray worker nodes; None if Ray does not answer."""
+    """IPs of its living Ray worker nodes, without those of other groups' pods; None if Ray does not answer."""
     gangs: tuple[Gang, ...] | None = None
     """None if the app does not answer."""
     creation_fails: bool = False

@@ -152,14 +152,17 @@ class Reconciler:
         )
         if active == Active(wanted, need) and bare.pods_set == need and not leaving:
             return bare
-        pods: list[Json] = []
-        leaders = None
-        if leaving or bare.target > need:
-            pods = await self._kube.worker_group_pods(snapshot.namespace, snapshot.name)
-        if bare.target > need:
-            leaders = await self._ray_head.leaders(snapshot)
+        own: list[Pod] = []
+        others: list[Pod] = []
+        for body in await self._kube.cluster_pods(snapshot.namespace, snapshot.name):
+            group = (body["metadata"].get("labels") or {}).get(names.GROUP_LABEL)
+            (own if group == names.WORKER_GROUP else others).append(_pod(body))
+        leaders = await self._ray_head.leaders(snapshot) if bare.target > need else None
         nodes = await self._ray_head.nodes(snapshot)
-        return replace(bare, pods=tuple(map(_pod, pods)), nodes=nodes, leaders=leaders)
+        if nodes is not None:
+            # With the host's network, pods of two groups may share an IP.
+            nodes -= {pod.ip for pod in others} - {pod.ip for pod in own}
+        return replace(bare, pods=tuple(own), nodes=nodes, leaders=leaders)
 
     async def _act(self, obj: Snapshot, cluster: Snapshot | None, step: Step) -> Snapshot:
         """Take a step. Its write fails if the object, or the RayCluster that was judged, has changed since."""

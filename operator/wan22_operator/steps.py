@@ -111,8 +111,9 @@ def _set_counts(now: Situation, cluster: Cluster, need: int) -> Step | None:
     if need > now.active.counts.pods(now.ranks_per_pod):
         if cluster.nodes is None:
             return Wait("Ray's head does not answer yet")
-        if len(cluster.nodes) < need:
-            return Wait(f"{len(cluster.nodes)} of {need} worker pods have joined Ray")
+        joined = cluster.nodes & {pod.ip for pod in cluster.pods}
+        if len(joined) < need:
+            return Wait(f"{len(joined)} of {need} worker pods have joined Ray")
     return SetActive(Active(now.wanted, now.active.pods))
 
 

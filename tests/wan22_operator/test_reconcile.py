@@ -61,7 +61,11 @@ class Plane:
         }
         self.kube = FakeKube({SERVICE: body, CLUSTER: cluster})
         pods = [
-            {"metadata": {"name": f"pod-{n}"}, "status": {"podIP": f"10.0.0.{n}", "phase": "Running"}} for n in range(4)
+            {
+                "metadata": {"name": f"pod-{n}", "labels": {names.GROUP_LABEL: names.WORKER_GROUP}},
+                "status": {"podIP": f"10.0.0.{n}", "phase": "Running"},
+            }
+            for n in range(4)
         ]
         self.kube.store("/api/v1/namespaces/ns/pods", {"items": pods})
         self.head, self.cache = Head(), ObjectCache()
@@ -143,3 +147,15 @@ async def test_a_growth_that_a_quota_cut_short_is_taken_back_to_the_pods_that_ex
     assert plane.kube.objects[CLUSTER]["spec"]["workerGroupSpecs"][0]["replicas"] == 3
     await plane.reconciler.reconcile(KEY)
     assert plane.leaving == '["pod-2"]'
+
+
+async def test_ray_nodes_of_another_worker_group_are_not_counted() -> None:
+    plane = Plane()
+    pods = plane.kube.objects["/api/v1/namespaces/ns/pods"]
+    pods["items"][3]["metadata"]["labels"] = {names.GROUP_LABEL: "other"}
+    del pods["items"][2]
+    plane.kube.objects[SERVICE]["metadata"]["annotations"][names.TOTAL_WORKERS] = "4"
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    status = json.loads(plane.kube.objects[SERVICE]["metadata"]["annotations"][names.STATUS])
+    assert status["message"] == "2 of 4 worker pods have joined Ray"
