@@ -106,7 +106,9 @@ class RayHead:
         token = await self._token(cluster) if port == names.DASHBOARD_PORT else ""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=TIMEOUT, trust_env=True)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=TIMEOUT, trust_env=True
+            )
         try:
             async with self._session.request(verb, url, json=body, headers=headers) as response:
                 return response.status, _parsed(await response.text())
