@@ -5,23 +5,77 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import yaml
+from yaml.events import AliasEvent, Event
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 KeyPath = tuple[str | int, ...]
+
+MOST_CHARACTERS = 64 * 1024
+"""Longest text that is read. Reading 64 KiB and checking it takes about a second."""
+DEEPEST = 64
+"""Most levels of lists and mappings inside each other."""
+MOST_VALUES = 4000
+"""Most keys and values together."""
+LONGEST_NUMBER = 100
+"""Most characters of a number."""
+
+
+_UNREADABLE_VALUE = (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, OverflowError)
+"""PyYAML raises not only its own errors for values such as 2026-99-99 or ``!!bool maybe``."""
 
 
 class ServeConfigError(ValueError):
     """A serveConfigV2 cannot be read or edited; the message names the position and the remedy."""
 
 
+class _BoundedLoader(yaml.SafeLoader):
+    """Composes trees whose size is bounded by the size of their text: aliases and deep nesting are refused."""
+
+    _depth = 0
+    _values = 0
+
+    def compose_node(self, parent: Node | None, index: object) -> Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, AliasEvent):
+            raise ServeConfigError(
+                f"{position(event)}: found the alias *{event.anchor}, and aliases are not allowed, because a short "
+                "text of them can stand for a document of any size; write its value out"
+            )
+        if self._depth >= DEEPEST:
+            raise ServeConfigError(
+                f"{position(event)}: lists and mappings are nested more than {DEEPEST} levels deep; nest them less"
+            )
+        self._values += 1
+        if self._values > MOST_VALUES:
+            raise ServeConfigError(
+                f"{position(event)}: the text has more than {MOST_VALUES} keys and values; move large values into the "
+                "image or a ConfigMap"
+            )
+        self._depth += 1
+        node: Node | None = super().compose_node(parent, index)  # type: ignore[arg-type]
+        self._depth -= 1
+        if isinstance(node, ScalarNode) and node.tag.endswith((":int", ":float")) and len(node.value) > LONGEST_NUMBER:
+            raise ServeConfigError(
+                f"{position(node)}: found a number of {len(node.value)} characters, at most {LONGEST_NUMBER} are "
+                "allowed; put it in quotes if it is a text"
+            )
+        return node
+
+
 def compose(text: str) -> Node:
     """Return the tree of the only document in ``text``.
 
     Raises:
-        ServeConfigError: a syntax error (with line and column), no document, or more than one.
+        ServeConfigError: a syntax error, an alias, too deep nesting (each with line and column), no document, more than
+            one, or a text longer than ``MOST_CHARACTERS``.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise ServeConfigError(
+            f"the text has {len(text)} characters, at most {MOST_CHARACTERS} are allowed; move large values into the "
+            "image or a ConfigMap"
+        )
     try:
-        documents = [node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if node is not None]
+        documents = [node for node in yaml.compose_all(text, Loader=_BoundedLoader) if node is not None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown position"
@@ -39,9 +93,12 @@ def compose(text: str) -> Node:
     return documents[0]
 
 
-def position(node: Node) -> str:
-    """Return ``line L, column C`` of a node, both counted from 1."""
-    return f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
+def position(node: Node | Event) -> str:
+    """Return ``line L, column C`` of a node or an event, both counted from 1."""
+    mark = node.start_mark
+    # PyYAML sets it for whatever it has read from a text.
+    assert mark is not None
+    return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
 def plain(node: Node) -> object:
@@ -49,8 +106,9 @@ def plain(node: Node) -> object:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise ServeConfigError(f"{position(node)}: {str(error).splitlines()[0]}; write a plain value") from None
+    except _UNREADABLE_VALUE as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ServeConfigError(f"{position(node)}: {why}; write a plain value") from None
     finally:
         loader.dispose()
 
@@ -75,14 +133,24 @@ def scalar(node: Node | None) -> object:
 
 
 def walk(node: Node, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
-    """Yield every node below ``node`` with its path, itself first; an alias is followed once."""
-    yield path, node
-    if isinstance(node, MappingNode):
-        for name, value in node.value:
-            yield from walk(value, (*path, str(name.value)))
-    elif isinstance(node, SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from walk(value, (*path, index))
+    """Yield every node below ``node`` with its path, itself first.
+
+    What an alias repeats is yielded once, so that a manifest of aliases takes no longer than its text.
+    """
+    seen: set[int] = set()
+    waiting = [(path, node)]
+    while waiting:
+        path, node = waiting.pop()
+        yield path, node
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        below: list[tuple[KeyPath, Node]] = []
+        if isinstance(node, MappingNode):
+            below = [((*path, str(name.value)), value) for name, value in node.value]
+        elif isinstance(node, SequenceNode):
+            below = [((*path, index), value) for index, value in enumerate(node.value)]
+        waiting += reversed(below)
 
 
 @dataclass(frozen=True)

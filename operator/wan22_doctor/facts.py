@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from wan22_operator import constants as names
 from wan22_operator.snapshots import Snapshot, read
 
 from app.config import AppArgs
+from serve_config.document import compose, plain
 from wan22_doctor.findings import NotSeen, Seen
 
 Json = dict[str, Any]
@@ -124,9 +124,10 @@ class Facts:
 def app_args(text: Seen[str]) -> AppArgs:
     """Return the application's arguments in a serveConfigV2; the defaults if it has none or is not readable."""
     try:
-        for application in [] if isinstance(text, NotSeen) else yaml.safe_load(text)["applications"]:
+        config: Any = {"applications": []} if isinstance(text, NotSeen) else plain(compose(text))
+        for application in config["applications"]:
             return AppArgs.model_validate(application.get("args") or {})
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         pass
     return AppArgs.model_validate({})
 

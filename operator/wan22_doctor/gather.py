@@ -270,7 +270,9 @@ class _Gathering:
     async def _application(self) -> Json:
         _, pod = await self._head_pod()
         text: str = await self._known("serve_config")
-        if check_serve_config(text):
+        async with asyncio.timeout(PROGRAM_SECONDS):
+            problems = await asyncio.to_thread(check_serve_config, text)
+        if problems:
             raise NotSeenError(NotSeen("serveConfigV2 is not valid"))
         return await self._cluster.run(pod, "application", PROGRAM_SECONDS, {"text": text})
 
@@ -362,3 +364,5 @@ async def _seen(fact: Awaitable[T]) -> Seen[T]:
         return await fact
     except NotSeenError as error:
         return error.seen
+    except TimeoutError:
+        return NotSeen(f"it took longer than {PROGRAM_SECONDS:g} s", "", Cause.BLIND)

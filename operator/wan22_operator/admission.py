@@ -12,7 +12,7 @@ from functools import lru_cache
 from pydantic import ValidationError
 
 from app.config import explain
-from serve_config import Pods, ServeValues, check_serve_config, render, with_counts
+from serve_config import Pods, ServeConfigError, ServeValues, check_serve_config, render, with_counts
 from wan22_operator import constants as names
 from wan22_operator import desired
 from wan22_operator.desired import Active, BadCountError, Counts
@@ -117,7 +117,7 @@ def mutate(new: Snapshot, old: Snapshot | None) -> Patch:
     changes = {key: value for key, value in due.items() if new.annotations.get(key) != value}
     try:
         return annotate(new, changes) + drift(annotated(new, due), old)
-    except RefusedError:
+    except (RefusedError, ServeConfigError):
         return []  # the validating webhook refuses the request and tells why
 
 
@@ -172,17 +172,21 @@ def validate(new: Snapshot, old: Snapshot | None) -> None:
     Raises:
         RefusedError: with the field, what was found, what is allowed and the remedy.
     """
-    if not new.managed or new.deleting:
-        return
+    if not new.managed or new.deleting or new.owner:
+        return  # KubeRay copies a RayService's annotations to its RayCluster, where nobody reads them
     if _changed(new, old, names.TOTAL_WORKERS, names.GANGS, names.DECLARED):
         try:
             desired.wanted(new)
         except BadCountError as error:
             raise RefusedError(str(error)) from None
-    if new.serve_config and (old is None or not old.managed or old.serve_config != new.serve_config):
+    if new.serve_config and (old is None or not old.managed or _text_changed(old.serve_config, new.serve_config)):
         problems = check_serve_config(new.serve_config, Pods(new.group.cpus, new.group.gpus) if new.group else None)
         if problems:
             raise RefusedError("spec.serveConfigV2: " + "; ".join(map(str, problems)))
+        try:
+            _with_counts(new.serve_config, Counts(1, 1), 1)
+        except ServeConfigError as error:
+            raise RefusedError(f"spec.serveConfigV2: {error}") from None
     if not new.serve_config and new.kind == names.RAY_SERVICE and new.group and _changed(new, old, names.ACTIVE_PODS):
         configured(new, desired.active(new) or Active(desired.wanted(new), 1))
 
@@ -262,6 +266,16 @@ def _workers_to_delete(obj: Snapshot, old: Snapshot | None, leaving: tuple[str, 
     if not obj.group.has_scale_strategy:
         return [{"op": "add", "path": f"{obj.group.path}/scaleStrategy", "value": {"workersToDelete": value}}]
     return [{"op": "add", "path": f"{obj.group.path}/scaleStrategy/workersToDelete", "value": value}]
+
+
+def _text_changed(old: str, new: str) -> bool:
+    """Return True if two texts of serveConfigV2 differ in more than the counts, which the operator sets."""
+    if old == new:
+        return False
+    try:
+        return _with_counts(old, Counts(1, 1), 1) != _with_counts(new, Counts(1, 1), 1)
+    except ServeConfigError:
+        return True
 
 
 def _changed(new: Snapshot, old: Snapshot | None, *keys: str) -> bool:

@@ -74,7 +74,7 @@ class Operator:
             self.cache.put(obj)
         key = reconciled_as(obj)
         if self._leads and self.cache.get(key) is not None:
-            self.queue.add(key)
+            self.queue.add(key, first=True)
 
     def healthy(self) -> str:
         """Return the replica's role; raise if one of its tasks has ended, so that the pod is restarted."""

@@ -1,5 +1,6 @@
 """The operator's calls to the API server, each counted by its verb."""
 
+import asyncio
 import os
 from collections.abc import Mapping
 
@@ -14,6 +15,7 @@ from wan22_operator.snapshots import Snapshot, read
 
 ANSWER_SECONDS = 10.0
 """How long the API server may take for one answer."""
+REQUESTS_AT_ONCE = 8
 _TEST_FAILED = "the server rejected our request due to an error in our request"
 """All that the API server says, with status 422, when a JSON patch's ``test`` fails."""
 
@@ -27,6 +29,8 @@ class Kube:
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
+        # Bounds the load here and not in the queue, so that heads that do not answer hold up no other object.
+        self._slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
     @classmethod
     async def connect(cls) -> "Kube":
@@ -60,9 +64,10 @@ class Kube:
             ApiException: the API server refused.
         """
         metrics.API_REQUESTS.labels(verb).inc()
-        answer = await api_server.request(
-            self._client, verb, path, body, query=(query or {}).items(), patch=patch, seconds=ANSWER_SECONDS
-        )
+        async with self._slots:
+            answer = await api_server.request(
+                self._client, verb, path, body, query=(query or {}).items(), patch=patch, seconds=ANSWER_SECONDS
+            )
         if answer.status == 409 or (answer.status == 422 and _TEST_FAILED in answer.message):
             raise ConflictError(f"{verb} {path}: the object changed since it was read")
         if answer.status >= 400:
@@ -85,9 +90,9 @@ class Kube:
         path = object_path(obj.kind, obj.namespace, obj.name)
         return read(obj.kind, await self.request("PATCH", path, if_unchanged(obj.resource_version) + patch))
 
-    async def worker_group_pods(self, namespace: str, cluster: str) -> list[Json]:
-        """Return all pods of a RayCluster's worker group, including those that are being deleted."""
-        selector = f"{names.CLUSTER_LABEL}={cluster},{names.GROUP_LABEL}={names.WORKER_GROUP}"
+    async def cluster_pods(self, namespace: str, cluster: str) -> list[Json]:
+        """Return all pods of a RayCluster, of every group, including those that are being deleted."""
+        selector = f"{names.CLUSTER_LABEL}={cluster}"
         answer = await self.request("GET", f"/api/v1/namespaces/{namespace}/pods", query={"labelSelector": selector})
         return list(answer.get("items", ()))
 

@@ -32,6 +32,15 @@ class Gang:
 
 
 @dataclass(frozen=True)
+class Leader:
+    """One replica of VideoGenerator, as Serve's dashboard lists it."""
+
+    ip: str
+    """IP of its Ray node; empty if it has none yet."""
+    running: bool
+
+
+@dataclass(frozen=True)
 class Cluster:
     """The RayCluster that is being sized: the pending one if there is one, otherwise the active one."""
 
@@ -42,9 +51,13 @@ class Cluster:
     """Pods named in workersToDelete."""
     pods: tuple[Pod, ...] = ()
     nodes: frozenset[str] | None = None
-    """IPs of its living Ray worker nodes; None if Ray does not answer."""
+    """IPs of its living Ray worker nodes, without those of other groups' pods; None if Ray does not answer."""
     gangs: tuple[Gang, ...] | None = None
     """None if the app does not answer."""
+    creation_fails: bool = False
+    """True if KubeRay reports that it cannot create pods (condition ReplicaFailure)."""
+    leaders: tuple[Leader, ...] | None = None
+    """The gangs' leaders as Serve lists them; None if it does not answer, or was not asked."""
 
     @property
     def target(self) -> int:

@@ -9,9 +9,10 @@ import aiohttp
 from pydantic import ValidationError
 
 from app.tasks.gang_state import GangState
+from serve_config.counts import GENERATOR
 from wan22_operator import constants as names
 from wan22_operator.kube import Kube
-from wan22_operator.observed import Gang
+from wan22_operator.observed import Gang, Leader
 from wan22_operator.snapshots import Snapshot
 
 TIMEOUT = aiohttp.ClientTimeout(total=4, connect=2)
@@ -74,6 +75,20 @@ class RayHead:
         applications = value.get("applications") or {}
         return {name: details.get("deployed_app_config") or {} for name, details in applications.items()}
 
+    async def leaders(self, cluster: Snapshot) -> tuple[Leader, ...] | None:
+        """Return the replicas of VideoGenerator that Serve lists, those that start or stop too.
+
+        None if the dashboard does not answer or does not list them.
+        """
+        try:
+            status, value = await self._ask("GET", cluster, names.DASHBOARD_PORT, "/api/serve/applications/")
+            deployments = [one["deployments"] for one in value["applications"].values()]
+            (replicas,) = (found[GENERATOR]["replicas"] for found in deployments if GENERATOR in found)
+            leaders = tuple(Leader(str(one.get("node_ip") or ""), one["state"] == "RUNNING") for one in replicas)
+        except (NoAnswerError, KeyError, TypeError, AttributeError, ValueError):
+            return None
+        return leaders if status == 200 else None
+
     async def deploy(self, cluster: Snapshot, serve_config: object) -> None:
         """Send Serve its configuration.
 
@@ -91,7 +106,9 @@ class RayHead:
         token = await self._token(cluster) if port == names.DASHBOARD_PORT else ""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=TIMEOUT, trust_env=True)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=TIMEOUT, trust_env=True
+            )
         try:
             async with self._session.request(verb, url, json=body, headers=headers) as response:
                 return response.status, _parsed(await response.text())

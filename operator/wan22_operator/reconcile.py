@@ -2,8 +2,12 @@
 
 import json
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
+from kubernetes.aio.client import ApiException
+
+from serve_config import ServeConfigError
 from wan22_operator import admission, desired, metrics
 from wan22_operator import constants as names
 from wan22_operator.api_server import Json
@@ -11,12 +15,14 @@ from wan22_operator.desired import Active, BadCountError, Counts
 from wan22_operator.kube import ConflictError, Kube
 from wan22_operator.object_cache import Key, ObjectCache
 from wan22_operator.observed import Cluster, Gang, Pod
+from wan22_operator.off_loop import off_loop
 from wan22_operator.ray_head import NoAnswerError, RayHead
 from wan22_operator.reports import Recorder, Status
 from wan22_operator.serve_deploy import deploy
 from wan22_operator.settings import Settings
 from wan22_operator.snapshots import Snapshot, names_in, whole_number
 from wan22_operator.steps import (
+    AUTOSCALED,
     SetActive,
     SetCluster,
     Settled,
@@ -64,11 +70,15 @@ class Reconciler:
                 metrics.RECONCILES.labels("conflict").inc()
                 await self._refresh(obj)
                 return 0.05
+            except Exception as error:
+                metrics.RECONCILES.labels("failed").inc()
+                await self._tell_failure(obj, error)
+                raise
         metrics.RECONCILES.labels(type(step).__name__.lower()).inc()
         return self._seconds_until_next(key, step)
 
     async def _take_next_step(self, obj: Snapshot) -> Step:
-        problem = _unusable(obj)
+        problem = await off_loop(_unusable, obj)
         if problem:
             return await self._refuse(obj, problem)
         obj = await self._adopt(obj)
@@ -81,9 +91,10 @@ class Reconciler:
         except BadCountError as error:
             wanted, refused = active.counts, str(error)
         obj = await self._apply_annotations(obj)
-        situation = await self._gather(obj, wanted, active)
+        sized = await self._sized_cluster(obj)
+        situation = await self._gather(obj, sized, wanted, active)
         step = next_step(situation)
-        obj = await self._act(obj, step)
+        obj = await self._act(obj, sized, step)
         message = await self._deploy(obj, situation, step)
         await self._report(obj, situation, step, refused or message, bool(refused))
         return step
@@ -96,13 +107,12 @@ class Reconciler:
 
     async def _apply_annotations(self, obj: Snapshot) -> Snapshot:
         """Make spec and annotations agree again after a webhook outage: any write makes the webhook do it."""
-        if not admission.drift(obj, obj):
+        if not await off_loop(admission.drift, obj, obj):
             return obj
         return await self._write(obj, {names.STATUS: obj.annotations.get(names.STATUS, "{}")})
 
-    async def _gather(self, obj: Snapshot, wanted: Counts, active: Active) -> Situation:
+    async def _gather(self, obj: Snapshot, snapshot: Snapshot | None, wanted: Counts, active: Active) -> Situation:
         assert obj.group is not None
-        snapshot = await self._sized_cluster(obj)
         cluster = await self._observe(snapshot, wanted, active, obj.group.ranks_per_pod) if snapshot else None
         return Situation(
             wanted=wanted,
@@ -138,20 +148,28 @@ class Reconciler:
             annotated if annotated is not None else snapshot.group.replicas or 0,
             leaving,
             gangs=await self._ray_head.gangs(snapshot),
+            creation_fails=snapshot.creation_fails,
         )
         if active == Active(wanted, need) and bare.pods_set == need and not leaving:
             return bare
-        pods: list[Json] = []
-        if leaving or bare.target > need:
-            pods = await self._kube.worker_group_pods(snapshot.namespace, snapshot.name)
-        return replace(bare, pods=tuple(map(_pod, pods)), nodes=await self._ray_head.nodes(snapshot))
+        own: list[Pod] = []
+        others: list[Pod] = []
+        for body in await self._kube.cluster_pods(snapshot.namespace, snapshot.name):
+            group = (body["metadata"].get("labels") or {}).get(names.GROUP_LABEL)
+            (own if group == names.WORKER_GROUP else others).append(_pod(body))
+        leaders = await self._ray_head.leaders(snapshot) if bare.target > need else None
+        nodes = await self._ray_head.nodes(snapshot)
+        if nodes is not None:
+            # With the host's network, pods of two groups may share an IP.
+            nodes -= {pod.ip for pod in others} - {pod.ip for pod in own}
+        return replace(bare, pods=tuple(own), nodes=nodes, leaders=leaders)
 
-    async def _act(self, obj: Snapshot, step: Step) -> Snapshot:
+    async def _act(self, obj: Snapshot, cluster: Snapshot | None, step: Step) -> Snapshot:
+        """Take a step. Its write fails if the object, or the RayCluster that was judged, has changed since."""
         if isinstance(step, SetActive):
             obj = await self._write(obj, dict(admission.active_annotations(step.active)))
             message = f"active now: {step.active.counts}, {step.active.pods} worker pod(s)"
         elif isinstance(step, SetCluster):
-            cluster = await self._sized_cluster(obj)
             assert cluster is not None
             leaving = json.dumps(list(step.leaving)) if step.leaving else None
             changes = {names.ACTIVE_PODS: str(step.pods), names.WORKERS_TO_DELETE: leaving}
@@ -185,10 +203,10 @@ class Reconciler:
         patch = admission.annotate(obj, changes)
         why = ""
         if not self._settings.webhook_enabled:
-            direct = admission.drift(admission.annotated(obj, changes), obj)
+            direct = await off_loop(admission.drift, admission.annotated(obj, changes), obj)
             patch, why = patch + direct, "they are switched off" if direct else ""
         written = await self._kube.patch(obj, patch)
-        direct = admission.drift(written, obj)
+        direct = await off_loop(admission.drift, written, obj)
         if direct:
             written = await self._kube.patch(written, direct)
             why = "the API server did not reach them"
@@ -227,13 +245,27 @@ class Reconciler:
         await self._write_status(obj, status)
         if refused:
             await self._recorder.record(obj, "Warning", "BadCount", message)
-        elif isinstance(step, Settled) and now.autoscaling:
-            await self._recorder.record(obj, "Warning", "Autoscaling", step.message)
+        elif now.autoscaling:
+            await self._recorder.record(obj, "Warning", "Autoscaling", AUTOSCALED)
 
     async def _refuse(self, obj: Snapshot, problem: str) -> Step:
         await self._write_status(obj, Status("refused", desired.found(obj), None, problem))
         await self._recorder.record(obj, "Warning", "NotUsable", problem)
         return Settled(problem)
+
+    async def _tell_failure(self, obj: Snapshot, error: Exception) -> None:
+        """Report a look that failed, as far as the API server lets it."""
+        message = f"the operator's look failed: {_told(error)}"
+        await self._recorder.record(obj, "Warning", "LookFailed", message)
+        try:
+            fresh = await self._kube.snapshot(obj.kind, obj.namespace, obj.name)
+            if fresh is not None:
+                wanted = (desired.active(fresh) or Active(Counts(desired.DEFAULT_WORKERS, 1), 1)).counts
+                with suppress(BadCountError):
+                    wanted = desired.wanted(fresh)
+                await self._write_status(fresh, Status("failing", wanted, None, message))
+        except Exception as second:
+            log.warning("%s %s/%s: its status cannot be written: %s", *obj.key, _told(second))
 
     async def _write_status(self, obj: Snapshot, status: Status) -> None:
         before = obj.annotations.get(names.STATUS)
@@ -272,14 +304,20 @@ def _unusable(obj: Snapshot) -> str:
         return f"there is no worker group {names.WORKER_GROUP}; give the group of the GPU pods this name"
     if obj.group.hosts != 1:
         return f"worker group {names.WORKER_GROUP}: numOfHosts is {obj.group.hosts}, allowed is 1: one pod is one host"
-    if not desired.readable(obj):
-        return "spec.serveConfigV2 is not readable or has no application wan22; see `python -m serve_config --check`"
-    if not obj.serve_config:
-        try:
-            admission.configured(obj, Active(desired.found(obj), 1))
-        except admission.RefusedError as error:
-            return str(error)
+    try:
+        admission.configured(obj, desired.active(obj) or Active(desired.found(obj), 1))
+    except admission.RefusedError as error:
+        return str(error)
+    except ServeConfigError as error:
+        return f"spec.serveConfigV2: {error} (`python -m serve_config --check` checks a text)"
     return ""
+
+
+def _told(error: Exception) -> str:
+    """Return an error's message; for one of the API server, its status and reason."""
+    if isinstance(error, ApiException):
+        return f"the API server answered {error.status}: {str(error.reason)[:500]}"
+    return (str(error) or repr(error))[:500]
 
 
 def _phase(now: Situation, step: Step) -> str:

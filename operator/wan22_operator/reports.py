@@ -6,11 +6,12 @@ import json
 import logging
 from dataclasses import dataclass
 
+import aiohttp
 from kubernetes.aio.client import ApiException
 
 from wan22_operator import constants as names
 from wan22_operator.desired import Counts
-from wan22_operator.kube import Kube
+from wan22_operator.kube import ConflictError, Kube
 from wan22_operator.snapshots import Snapshot
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ class Status:
     """The value of the status annotation."""
 
     phase: str
-    """``ready``, ``starting``, ``resizing``, ``suspended`` or ``refused``."""
+    """``ready``, ``starting``, ``resizing``, ``suspended``, ``refused``, or ``failing`` if the last look failed."""
     wanted: Counts
     have: Counts | None
     """Ranks of the smallest gang, and the number of gangs; None if the app does not answer."""
@@ -80,8 +81,9 @@ class Recorder:
         }
         try:
             await self._kube.request("POST", f"/api/v1/namespaces/{obj.namespace}/events", event)
-        except ApiException as error:
-            log.warning("event %s on %s/%s: %s", reason, obj.namespace, obj.name, error.reason)
+        except (ApiException, ConflictError, aiohttp.ClientError, TimeoutError) as error:
+            why = error.reason if isinstance(error, ApiException) else error or repr(error)
+            log.warning("event %s on %s/%s: %s", reason, obj.namespace, obj.name, why)
 
     def forget(self, obj: Snapshot) -> None:
         """Forget the messages about an object that was deleted."""

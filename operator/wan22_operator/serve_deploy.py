@@ -4,12 +4,12 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
+from serve_config.document import compose, plain
 from wan22_operator import constants as names
 from wan22_operator.admission import configured
 from wan22_operator.desired import Active
 from wan22_operator.kube import Kube
+from wan22_operator.off_loop import off_loop
 from wan22_operator.ray_head import RayHead
 from wan22_operator.snapshots import Snapshot
 
@@ -43,7 +43,11 @@ async def _configuration(kube: Kube, cluster: Snapshot, active: Active) -> dict[
                 f"annotation {names.SERVE_CONFIG}: ConfigMap {cluster.namespace}/{name} has no key "
                 f"{names.SERVE_CONFIG_KEY}; create it, or remove the annotation to use the defaults"
             )
-    value = yaml.safe_load(configured(replace(cluster, serve_config=text), active))
+    return await off_loop(_value, replace(cluster, serve_config=text), active)
+
+
+def _value(cluster: Snapshot, active: Active) -> dict[str, Any]:
+    value = plain(compose(configured(cluster, active)))
     assert isinstance(value, dict)
     return value
 

@@ -52,6 +52,8 @@ class Snapshot:
     autoscaling: bool = False
     """True if Ray's autoscaler sets the replicas (enableInTreeAutoscaling)."""
     suspended: bool = False
+    creation_fails: bool = False
+    """On a RayCluster: KubeRay cannot create pods (condition ReplicaFailure), because of a quota for example."""
     owner: str = ""
     """On a RayCluster: the RayService that made it; empty if none did."""
     active_cluster: str = ""
@@ -101,6 +103,10 @@ def read(kind: str, body: Body) -> Snapshot:
         group=_group(cluster, root),
         autoscaling=cluster.get("enableInTreeAutoscaling") is True,
         suspended=cluster.get("suspend") is True,
+        creation_fails=any(
+            one.get("type") == "ReplicaFailure" and one.get("status") == "True"
+            for one in status.get("conditions") or ()
+        ),
         owner=str(owners[0].get("name", "")) if owners else "",
         active_cluster=str(_map(status, "activeServiceStatus").get("rayClusterName") or ""),
         pending_cluster=str(_map(status, "pendingServiceStatus").get("rayClusterName") or ""),

@@ -5,11 +5,13 @@ To shrink: the counts; once the gangs are smaller, the pods that hold neither a 
 nodes are gone, the room is closed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.tasks.gang_state import GangPhase
 from wan22_operator.desired import Active, Counts
 from wan22_operator.observed import Cluster
+
+AUTOSCALED = "enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,12 @@ def next_step(now: Situation) -> Step:
 def _autoscaled(now: Situation, need: int) -> Step:
     if now.active != Active(now.wanted, need):
         return SetActive(Active(now.wanted, need))
-    return Settled("enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas")
+    if now.suspended:
+        return _without_pods(replace(now, cluster=None), need)
+    if now.cluster is None:
+        return Wait("KubeRay has not made a RayCluster yet")
+    missing = _missing_of_gangs(now, now.cluster)
+    return Wait(f"{missing}; {AUTOSCALED}") if missing else Settled(AUTOSCALED)
 
 
 def _without_pods(now: Situation, need: int) -> Step:
@@ -104,8 +111,9 @@ def _set_counts(now: Situation, cluster: Cluster, need: int) -> Step | None:
     if need > now.active.counts.pods(now.ranks_per_pod):
         if cluster.nodes is None:
             return Wait("Ray's head does not answer yet")
-        if len(cluster.nodes) < need:
-            return Wait(f"{len(cluster.nodes)} of {need} worker pods have joined Ray")
+        joined = cluster.nodes & {pod.ip for pod in cluster.pods}
+        if len(joined) < need:
+            return Wait(f"{len(joined)} of {need} worker pods have joined Ray")
     return SetActive(Active(now.wanted, now.active.pods))
 
 
@@ -129,10 +137,15 @@ def _shrink(now: Situation, cluster: Cluster, need: int) -> Step | None:
     if missing:
         return Wait(missing)
     pods = [pod for pod in cluster.pods if not pod.terminating]
+    if len(pods) < cluster.target and cluster.creation_fails:
+        # A quota, say, keeps KubeRay from making the rest: ask for no more pods than exist, and not for fewer.
+        return SetCluster(max(need, len(pods)))
     # While KubeRay still makes pods, it would pick the ones to remove by itself.
     if len(pods) < cluster.target:
         return Wait(f"{len(pods)} of {cluster.target} worker pods exist; surplus pods are removed once all do")
-    held = frozenset[str]().union(*(gang.addresses for gang in cluster.gangs or ()))
+    held = frozenset(leader.ip for leader in cluster.leaders or ()).union(
+        *(gang.addresses for gang in cluster.gangs or ())
+    )
     free = [pod for pod in pods if not pod.ip or pod.ip not in held]
     victims = sorted(free, key=lambda pod: (pod.running, pod.name))[:surplus]
     if not victims:
@@ -153,6 +166,21 @@ def _missing_of_proof(cluster: Cluster) -> str:
             return f"no pod leaves while a gang names {gang.listed} of its {gang.have} ranks"
         if unknown := sorted(gang.addresses - known):
             return f"no pod leaves while a gang has ranks at {', '.join(unknown)}, where no worker pod is known"
+    return _missing_of_witness(cluster)
+
+
+def _missing_of_witness(cluster: Cluster) -> str:
+    """Return how Serve's list of leaders contradicts the gangs' reports; empty if both agree.
+
+    A gang whose report lapsed is missing among the reports, but Serve still lists its leader.
+    """
+    gangs = len(cluster.gangs or ())
+    if cluster.leaders is None:
+        return "no pod leaves while Serve does not list the gangs' leaders"
+    if not all(leader.running for leader in cluster.leaders):
+        return "no pod leaves while a gang's leader starts or stops"
+    if len(cluster.leaders) != gangs:
+        return f"no pod leaves while {gangs} gang(s) report and Serve lists {len(cluster.leaders)}"
     return ""
 
 

@@ -18,6 +18,7 @@ from wan22_operator.api_server import Json
 from wan22_operator.certificates import Certificates, current
 from wan22_operator.json_patch import if_unchanged
 from wan22_operator.kube import ConflictError, Kube
+from wan22_operator.off_loop import off_loop
 from wan22_operator.settings import Settings
 from wan22_operator.snapshots import Snapshot, read
 
@@ -65,7 +66,12 @@ class WebhookServer:
     async def _mutate(self, request: web.Request) -> web.Response:
         review = await request.json()
         new, old = _objects(review["request"])
-        patch = admission.mutate(new, old) if new else []
+        try:
+            patch = await off_loop(admission.mutate, new, old) if new else []
+        except TimeoutError as error:
+            # The validating webhook refuses such a text; the reconcile applies the annotations of one that got in.
+            log.warning("admission: %s", error)
+            patch = []
         metrics.ADMISSIONS.labels("mutate", "patched" if patch else "unchanged").inc()
         answer: Json = {"uid": review["request"]["uid"], "allowed": True}
         if patch:
@@ -78,8 +84,8 @@ class WebhookServer:
         answer: Json = {"uid": review["request"]["uid"], "allowed": True}
         try:
             if new:
-                admission.validate(new, old)
-        except admission.RefusedError as error:
+                await off_loop(admission.validate, new, old)
+        except (admission.RefusedError, TimeoutError) as error:
             answer |= {"allowed": False, "status": {"code": 422, "reason": "Invalid", "message": str(error)}}
         metrics.ADMISSIONS.labels("validate", "allowed" if answer["allowed"] else "refused").inc()
         return _respond(review, answer)

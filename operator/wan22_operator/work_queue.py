@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class WorkQueue:
     """Calls ``work(key)`` for every key that is due, for at most ``at_once`` keys at a time."""
 
-    def __init__(self, work: Work, *, at_once: int = 8, longest_backoff: float = 60) -> None:
+    def __init__(self, work: Work, *, at_once: int = 256, longest_backoff: float = 60) -> None:
         self._work = work
         self._at_once = at_once
         self._longest_backoff = longest_backoff
@@ -31,9 +31,12 @@ class WorkQueue:
         self._failures: dict[Key, int] = {}
         self._wake = asyncio.Event()
 
-    def add(self, key: Key, after: float = 0) -> None:
-        """Have ``key`` processed in ``after`` seconds, or sooner if it is due sooner already."""
-        due = asyncio.get_running_loop().time() + after
+    def add(self, key: Key, after: float = 0, *, first: bool = False) -> None:
+        """Have ``key`` processed in ``after`` seconds, or sooner if it is due sooner already.
+
+        A key that is added ``first``, because its object changed, goes ahead of all that are only due again.
+        """
+        due = float("-inf") if first else asyncio.get_running_loop().time() + after
         if due < self._due.get(key, float("inf")):
             self._due[key] = due
             heapq.heappush(self._heap, (due, key))

@@ -174,7 +174,12 @@ class Heads:
                 "status": "RUNNING",
                 "message": SAYS,
                 "deployments": {
-                    item["name"]: {"name": item["name"], "status": "HEALTHY", "message": ""}
+                    item["name"]: {
+                        "name": item["name"],
+                        "status": "HEALTHY",
+                        "message": "",
+                        "replicas": _replicas(item["name"], head),
+                    }
                     for item in application.get("deployments", ())
                 },
                 "deployed_app_config": application,
@@ -262,6 +267,13 @@ class Kubelet:
             self._api.merge(path, {"status": status})
         except AssertionError:
             return
+
+
+def _replicas(deployment: str, head: Head) -> list[Json]:
+    """Return a deployment's replicas as Serve lists them: of VideoGenerator one for each gang, in its first pod."""
+    if deployment != "VideoGenerator":
+        return []
+    return [{"state": "RUNNING", "node_ip": gang[0] if gang else None} for gang in head.gangs]
 
 
 def configuration(text: str) -> Json:

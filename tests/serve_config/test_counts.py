@@ -89,7 +89,7 @@ def test_absent_counts_are_none() -> None:
         ("applications: []\n---\nb: 1", ["line 3, column 1", "second document"]),
         (
             "x: &n 2\napplications: [{name: wan22, deployments: [{name: VideoGenerator, num_replicas: *n}]}]",
-            ["num_replicas", "alias", "write its value out"],
+            ["line 2, column 81", "alias *n", "write its value out"],
         ),
     ],
 )

@@ -301,6 +301,13 @@ FAULTS = (
         "--check",
     ),
     Fault(
+        "serveConfigV2 of aliases",
+        lambda f: replace(f, serve_config="applications: &a [*a]\n"),
+        "serveConfigV2",
+        "found the alias *a",
+        "--check",
+    ),
+    Fault(
         "serveConfigV2 with Python in it",
         lambda f: replace(f, serve_config="import ray\nfrom ray import serve\n"),
         "serveConfigV2",

@@ -271,6 +271,35 @@ def test_a_wrong_annotation_that_got_in_stops_no_other_request() -> None:
         admission.validate(bad, None)
 
 
+def test_a_count_that_cannot_be_set_is_refused_by_name() -> None:
+    body = ray_service()
+    text = body["spec"]["serveConfigV2"]
+    body["spec"]["serveConfigV2"] = text.replace('"num_replicas": 1', '"num_replicas": !!int 1', 1)
+    assert body["spec"]["serveConfigV2"] != text
+    new = read(names.RAY_SERVICE, body)
+    assert admission.mutate(new, None) == []
+    with pytest.raises(RefusedError, match="num_replicas is an alias, anchor or tag"):
+        admission.validate(new, None)
+
+
+def test_a_raycluster_that_kuberay_made_is_not_refused_for_a_copied_annotation() -> None:
+    copy = {"total_workers": "four", "gangs": "none"}
+    admission.validate(ray_cluster(copy), None)
+    with pytest.raises(RefusedError, match="four"):
+        admission.validate(ray_cluster(copy, owner=""), None)
+
+
+def test_the_operators_own_counts_are_not_judged_with_what_slipped_in_before() -> None:
+    old = ray_service(2, annotations=ACTIVE)
+    old["spec"]["serveConfigV2"] = old["spec"]["serveConfigV2"].replace('"route_prefix"', '"rute_prefix"')
+    new = patched(old, old)
+    assert seen(new) == (4, 1, 4, 4)
+    admission.validate(read(names.RAY_SERVICE, new), read(names.RAY_SERVICE, old))
+    changed = json.loads(json.dumps(new).replace("rute_prefix", "ruute_prefix"))
+    with pytest.raises(RefusedError, match="ruute_prefix"):
+        admission.validate(read(names.RAY_SERVICE, changed), read(names.RAY_SERVICE, old))
+
+
 def cluster(pods: int, leaving: list[str] | None = None, spec: list[str] | None = None) -> Snapshot:
     annotations = {names.ACTIVE_WORKERS: "2", names.ACTIVE_GANGS: "1", names.ACTIVE_PODS: str(pods)}
     if leaving is not None:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 from wan22_operator.desired import Active, Counts
-from wan22_operator.observed import Cluster, Gang, Pod
-from wan22_operator.steps import SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
+from wan22_operator.observed import Cluster, Gang, Leader, Pod
+from wan22_operator.steps import AUTOSCALED, SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
 
 from app.tasks.gang_state import GangPhase
 
@@ -46,8 +46,9 @@ def cluster(
 ) -> Cluster:
     there = pods_set if there is None else there
     gangs = (gang(have),) if have is not None else None
-    made = Cluster("c", pods_set, leaving, pods(there), nodes(there), gangs)
-    return replace(made, **rest)  # type: ignore[arg-type]
+    made = replace(Cluster("c", pods_set, leaving, pods(there), nodes(there), gangs), **rest)  # type: ignore[arg-type]
+    leaders = tuple(Leader(min(gang.addresses, default=""), True) for gang in made.gangs or ())
+    return made if "leaders" in rest else replace(made, leaders=leaders)
 
 
 def activate(workers: int, room: int, gangs: int = 1) -> SetActive:
@@ -93,6 +94,26 @@ DOWN = [
         situation(2, 2, 4, cluster(4, gangs=(replace(gang(2), addresses=frozenset({"10.0.0.1", "10.0.0.9"})),))),
         Wait("no pod leaves while a gang has ranks at 10.0.0.9, where no worker pod is known"),
     ),
+    (
+        "nor while Serve lists a leader whose gang does not report",
+        situation(2, 2, 4, cluster(4, have=2, leaders=(Leader("10.0.0.0", True), Leader("10.0.0.3", True)))),
+        Wait("no pod leaves while 1 gang(s) report and Serve lists 2"),
+    ),
+    (
+        "nor while a leader stops",
+        situation(2, 2, 4, cluster(4, have=2, leaders=(Leader("10.0.0.0", False),))),
+        Wait("no pod leaves while a gang's leader starts or stops"),
+    ),
+    (
+        "nor while Serve does not answer",
+        situation(2, 2, 4, cluster(4, have=2, leaders=None)),
+        Wait("no pod leaves while Serve does not list the gangs' leaders"),
+    ),
+    (
+        "nor the pod of a leader that its gang's report places elsewhere",
+        situation(2, 2, 4, cluster(4, have=2, leaders=(Leader("10.0.0.3", True),))),
+        SetCluster(4, ("pod-2",)),
+    ),
     ("first the counts", situation(2, 4, 4, cluster(4, have=4)), activate(2, 4)),
     (
         "the counts go down without Ray",
@@ -116,6 +137,21 @@ DOWN = [
         "no pod goes while KubeRay still makes some: it would pick others",
         situation(2, 2, 4, cluster(4, 3, have=2)),
         Wait("3 of 4 worker pods exist; surplus pods are removed once all do"),
+    ),
+    (
+        "a growth that a quota cuts short and that is taken back: first as many pods as exist",
+        situation(2, 2, 5, cluster(5, 3, have=2, creation_fails=True)),
+        SetCluster(3),
+    ),
+    (
+        "never fewer than are needed",
+        situation(2, 2, 4, cluster(4, 1, gangs=(replace(gang(2), addresses=nodes(1)),), creation_fails=True)),
+        SetCluster(2),
+    ),
+    (
+        "then the surplus that exists",
+        situation(2, 2, 5, cluster(3, have=2, creation_fails=True)),
+        SetCluster(3, ("pod-2",)),
     ),
     (
         "a gang spread over all pods moves first",
@@ -150,7 +186,18 @@ OTHER = [
     (
         "autoscaling: never the pods",
         situation(4, 4, 4, cluster(2, have=2), autoscaling=True),
-        Settled("enableInTreeAutoscaling is on: the Ray autoscaler sets the replicas"),
+        Wait(f"a gang has 2 of 4 ranks (ready); {AUTOSCALED}"),
+    ),
+    ("autoscaling: settled", situation(4, 4, 4, cluster(2, have=4), autoscaling=True), Settled(AUTOSCALED)),
+    (
+        "autoscaling: no RayCluster yet",
+        situation(4, 4, 4, None, autoscaling=True),
+        Wait("KubeRay has not made a RayCluster yet"),
+    ),
+    (
+        "autoscaling: suspended",
+        situation(4, 4, 4, None, autoscaling=True, suspended=True),
+        Settled("the RayCluster is suspended; it will have the wanted size when it is resumed"),
     ),
     ("more gangs need room", situation(2, 2, 2, cluster(2, have=2), gangs=2), activate(2, 4)),
     (

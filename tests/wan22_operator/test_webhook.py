@@ -1,13 +1,20 @@
 """The webhooks' certificate and caBundle, with a stand-in for the API server; nothing listens here."""
 
 import base64
+import json
+import threading
+import time
+from typing import Any, cast
 
 import pytest
+from aiohttp import web
+from wan22_operator import admission, off_loop
 from wan22_operator.certificates import Certificates
 from wan22_operator.kube import ConflictError
 from wan22_operator.settings import Settings
 from wan22_operator.webhook import WebhookServer
 
+from testing.control_plane.manifests import ray_service
 from tests.wan22_operator.fake_kube import FakeKube
 
 SECRET = "/api/v1/namespaces/default/secrets/wan22-operator-webhook"
@@ -111,3 +118,48 @@ async def test_a_replica_that_loses_the_race_takes_the_winners_certificate() -> 
 async def test_a_missing_secret_is_named() -> None:
     with pytest.raises(LookupError, match="Secret default/wan22-operator-webhook is missing; run helm upgrade"):
         await prepare(FakeKube())
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)
+)
+
+
+class Request:
+    """An admission request for a new RayService with this serveConfigV2."""
+
+    def __init__(self, text: str) -> None:
+        body = ray_service("ns")
+        body["spec"]["serveConfigV2"] = text
+        self._review = {"apiVersion": "v1", "request": {"uid": "u", "kind": {"kind": "RayService"}, "object": body}}
+
+    async def json(self) -> object:
+        return self._review
+
+
+async def answers(text: str) -> list[dict[str, Any]]:
+    server = WebhookServer(FakeKube(), Settings())
+    found = [await ask(cast(web.Request, Request(text))) for ask in (server._mutate, server._validate)]
+    return [json.loads(str(one.text))["response"] for one in found]
+
+
+@pytest.mark.parametrize("text", [BOMB + "applications: *a19\n", "applications: &a [*a]\n"])
+async def test_a_text_of_aliases_is_refused_at_once_by_the_aliass_name(text: str) -> None:
+    began = time.process_time()
+    mutated, validated = await answers(text)
+    assert time.process_time() - began < 0.9
+    assert mutated == {"uid": "u", "allowed": True}
+    assert not validated["allowed"]
+    assert "found the alias *a" in validated["status"]["message"]
+
+
+async def test_a_text_that_takes_too_long_is_refused_and_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = threading.Event()
+    monkeypatch.setattr(off_loop, "SECONDS", 0.1)
+    for function in ("mutate", "validate"):
+        monkeypatch.setattr(admission, function, lambda *_: ends.wait(20))
+    try:
+        _, validated = await answers("applications: []")
+    finally:
+        ends.set()
+    assert "took longer than 0.1 s" in validated["status"]["message"]

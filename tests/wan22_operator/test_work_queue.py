@@ -94,3 +94,27 @@ async def test_no_more_objects_at_once_than_allowed() -> None:
         async with asyncio.timeout(5):
             await done.wait()
     assert most == 3
+
+
+async def test_a_change_goes_ahead_of_a_hundred_objects_that_do_not_answer() -> None:
+    began: list[str] = []
+
+    async def work(key: Key) -> float | None:
+        began.append(key[2])
+        await asyncio.sleep(0.05)
+        return None
+
+    narrow = WorkQueue(work, at_once=1)
+    for number in range(100):
+        narrow.add((*KEY[:2], f"silent-{number}"))
+    narrow.add((*KEY[:2], "changed"), first=True)
+    wide = WorkQueue(work)
+    for number in range(100):
+        wide.add((*KEY[:2], f"slow-{number}"))
+    running = [asyncio.create_task(queue.run()) for queue in (narrow, wide)]
+    await asyncio.sleep(0.04)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    assert began[0] == "changed"
+    assert sum(name.startswith("slow-") for name in began) == 100

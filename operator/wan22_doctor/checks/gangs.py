@@ -146,7 +146,7 @@ def status(target: Target, head: Json) -> Iterator[Finding]:
         return
     report = f"{phase}, wanted {_spoken(wanted)}, have {_spoken(have)}"
     found = reported(head)
-    if phase in ("refused", "suspended"):
+    if phase in ("refused", "suspended", "failing"):
         yield failed(f"the operator reports: {report}: {message}", "correct what the message names")
     elif found is not None and have and _spoken(have) != (real := _spoken(_counts(found))) and phase == "ready":
         yield failed(

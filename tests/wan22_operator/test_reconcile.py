@@ -1,0 +1,161 @@
+"""One look at an object: what guards its writes, and what a failed look tells."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kubernetes.aio.client import ApiException
+from wan22_operator import constants as names
+from wan22_operator import metrics
+from wan22_operator.kube import object_path
+from wan22_operator.object_cache import ObjectCache
+from wan22_operator.observed import Gang, Leader
+from wan22_operator.ray_head import RayHead
+from wan22_operator.reconcile import Reconciler
+from wan22_operator.reports import Recorder
+from wan22_operator.settings import Settings
+from wan22_operator.snapshots import read
+
+from app.tasks.gang_state import GangPhase
+from testing.control_plane.manifests import ray_service
+from tests.wan22_operator.fake_kube import FakeKube
+
+SERVICE = object_path(names.RAY_SERVICE, "ns", "wan22-rayservice")
+CLUSTER = object_path(names.RAY_CLUSTER, "ns", "c")
+KEY = (names.RAY_SERVICE, "ns", "wan22-rayservice")
+
+
+class Head(RayHead):
+    """A head with one whole gang of two ranks in pods 0 and 1; ``meanwhile`` is called when it is asked for nodes."""
+
+    def __init__(self) -> None:
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    async def gangs(self, *_: Any) -> tuple[Gang, ...]:
+        return (Gang(2, 2, GangPhase.READY, 2, addresses=frozenset({"10.0.0.0", "10.0.0.1"})),)
+
+    async def leaders(self, *_: Any) -> tuple[Leader, ...]:
+        return (Leader("10.0.0.0", True),)
+
+    async def nodes(self, *_: Any) -> frozenset[str]:
+        self.meanwhile()
+        return frozenset(f"10.0.0.{n}" for n in range(4))
+
+
+class Plane:
+    """A RayService of 2 ranks whose RayCluster still has 4 pods."""
+
+    def __init__(self) -> None:
+        active = {"active-workers": "2", "active-gangs": "1", "active-pods": "4"}
+        body = ray_service("ns", annotations={f"wan22.dev/{key}": value for key, value in active.items()})
+        group = body["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+        group |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), 4)
+        body["spec"]["serveConfigV2"] = body["spec"]["serveConfigV2"].replace('"num_replicas": 2', '"num_replicas": 4')
+        body["status"] = {"activeServiceStatus": {"rayClusterName": "c"}}
+        owner = {"kind": names.RAY_SERVICE, "name": "wan22-rayservice"}
+        metadata = {"namespace": "ns", "name": "c", "ownerReferences": [owner], "labels": {names.MANAGED: "true"}}
+        cluster = {
+            "metadata": metadata | {"annotations": {}},
+            "spec": json.loads(json.dumps(body["spec"]["rayClusterConfig"])),
+        }
+        self.kube = FakeKube({SERVICE: body, CLUSTER: cluster})
+        pods = [
+            {
+                "metadata": {"name": f"pod-{n}", "labels": {names.GROUP_LABEL: names.WORKER_GROUP}},
+                "status": {"podIP": f"10.0.0.{n}", "phase": "Running"},
+            }
+            for n in range(4)
+        ]
+        self.kube.store("/api/v1/namespaces/ns/pods", {"items": pods})
+        self.head, self.cache = Head(), ObjectCache()
+        settings = Settings(webhook_enabled=False)
+        self.reconciler = Reconciler(self.kube, self.head, self.cache, Recorder(self.kube, "o"), settings)
+        self.watch()
+
+    def watch(self) -> None:
+        """Let the operator's watches see everything."""
+        self.cache.put(read(names.RAY_SERVICE, self.kube.objects[SERVICE]))
+        self.cache.put(read(names.RAY_CLUSTER, self.kube.objects[CLUSTER]))
+
+    @property
+    def leaving(self) -> str | None:
+        annotations: dict[str, str] = self.kube.objects[CLUSTER]["metadata"]["annotations"]
+        return annotations.get(names.WORKERS_TO_DELETE)
+
+
+async def test_pods_without_a_rank_are_named() -> None:
+    plane = Plane()
+    await plane.reconciler.reconcile(KEY)
+    assert plane.leaving == '["pod-2", "pod-3"]'
+
+
+async def test_what_kuberay_changes_during_a_look_voids_its_decision() -> None:
+    plane = Plane()
+
+    def kuberay_writes() -> None:
+        plane.head.meanwhile = lambda: None
+        plane.kube.store(CLUSTER, plane.kube.objects[CLUSTER] | {"status": {"desiredWorkerReplicas": 4}})
+        plane.watch()
+
+    plane.head.meanwhile = kuberay_writes
+    assert await plane.reconciler.reconcile(KEY) == pytest.approx(0.05)
+    assert plane.leaving is None
+    await plane.reconciler.reconcile(KEY)
+    assert plane.leaving == '["pod-2", "pod-3"]'
+
+
+async def test_a_look_that_fails_is_told_in_status_event_and_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = Plane()
+
+    async def refused(*_: Any) -> frozenset[str]:
+        raise ApiException(status=403, reason="secrets is forbidden")
+
+    monkeypatch.setattr(plane.head, "nodes", refused)
+    before = metrics.RECONCILES.labels("failed")._value.get()
+    for _ in range(2):
+        with pytest.raises(ApiException):
+            await plane.reconciler.reconcile(KEY)
+    status = json.loads(plane.kube.objects[SERVICE]["metadata"]["annotations"][names.STATUS])
+    assert status["phase"] == "failing"
+    assert "403: secrets is forbidden" in status["message"]
+    assert metrics.RECONCILES.labels("failed")._value.get() == before + 2
+    events = [body for verb, path, body in plane.kube.writes if verb == "POST" and path.endswith("/events")]
+    assert [event["reason"] for event in events] == ["LookFailed"]
+
+
+async def test_a_look_that_fails_because_nothing_can_be_written_says_so_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plane = Plane()
+    plane.kube.refuse = 422
+    with pytest.raises(ApiException):
+        await plane.reconciler.reconcile(KEY)
+    assert "its status cannot be written: the API server answered 422" in caplog.text
+
+
+async def test_a_growth_that_a_quota_cut_short_is_taken_back_to_the_pods_that_exist() -> None:
+    plane = Plane()
+    listed = plane.kube.objects["/api/v1/namespaces/ns/pods"]
+    plane.kube.store("/api/v1/namespaces/ns/pods", listed | {"items": listed["items"][:3]})
+    await plane.reconciler.reconcile(KEY)
+    assert names.ACTIVE_PODS not in plane.kube.objects[CLUSTER]["metadata"]["annotations"]
+    failure = {"conditions": [{"type": "ReplicaFailure", "status": "True"}]}
+    plane.kube.store(CLUSTER, plane.kube.objects[CLUSTER] | {"status": failure})
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    assert plane.kube.objects[CLUSTER]["spec"]["workerGroupSpecs"][0]["replicas"] == 3
+    await plane.reconciler.reconcile(KEY)
+    assert plane.leaving == '["pod-2"]'
+
+
+async def test_ray_nodes_of_another_worker_group_are_not_counted() -> None:
+    plane = Plane()
+    pods = plane.kube.objects["/api/v1/namespaces/ns/pods"]
+    pods["items"][3]["metadata"]["labels"] = {names.GROUP_LABEL: "other"}
+    del pods["items"][2]
+    plane.kube.objects[SERVICE]["metadata"]["annotations"][names.TOTAL_WORKERS] = "4"
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    status = json.loads(plane.kube.objects[SERVICE]["metadata"]["annotations"][names.STATUS])
+    assert status["message"] == "2 of 4 worker pods have joined Ray"
