@@ -34,7 +34,7 @@ class _BoundedLoader(yaml.SafeLoader):
     _depth = 0
     _values = 0
 
-    def compose_node(self, parent: Node | None, index: object) -> Node | None:
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, AliasEvent):
             raise ServeConfigError(
@@ -52,7 +52,7 @@ class _BoundedLoader(yaml.SafeLoader):
                 "image or a ConfigMap"
             )
         self._depth += 1
-        node: Node | None = super().compose_node(parent, index)  # type: ignore[arg-type]
+        node = super().compose_node(parent, index)
         self._depth -= 1
         if isinstance(node, ScalarNode) and node.tag.endswith((":int", ":float")) and len(node.value) > LONGEST_NUMBER:
             raise ServeConfigError(
@@ -95,10 +95,8 @@ def compose(text: str) -> Node:
 
 def position(node: Node | Event) -> str:
     """Return ``line L, column C`` of a node or an event, both counted from 1."""
-    mark = node.start_mark
-    # PyYAML sets it for whatever it has read from a text.
-    assert mark is not None
-    return f"line {mark.line + 1}, column {mark.column + 1}"
+    assert node.start_mark is not None
+    return f"line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"
 
 
 def plain(node: Node) -> object:

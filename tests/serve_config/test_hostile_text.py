@@ -3,9 +3,10 @@
 import time
 
 import pytest
+import yaml
 
 from serve_config import ServeConfigError, check_serve_config, read_counts, with_counts
-from serve_config.document import DEEPEST, MOST_CHARACTERS, walk
+from serve_config.document import DEEPEST, MOST_CHARACTERS, compose, walk
 
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20)
@@ -35,7 +36,7 @@ def test_it_is_refused_by_name_at_once(text: str, words: str) -> None:
     began = time.process_time()
     problems = check_serve_config(text)
     assert words in str(problems[0])
-    assert time.process_time() - began < 0.5
+    assert time.process_time() - began < 0.9
 
 
 @pytest.mark.parametrize("text", [BOMB + "applications: *a19\n", "applications: &a [*a]\n"])
@@ -51,10 +52,10 @@ def test_an_anchor_without_an_alias_is_allowed() -> None:
 
 
 def test_walking_a_tree_with_aliases_ends() -> None:
-    import yaml
+    root = yaml.compose(BOMB, Loader=yaml.SafeLoader)
+    assert root is not None
+    assert len(list(walk(root))) < 400
 
-    bomb, small = yaml.compose(BOMB, Loader=yaml.SafeLoader), yaml.compose("a: [b, {c: d}]")
-    assert bomb is not None
-    assert small is not None
-    assert len(list(walk(bomb))) < 400
-    assert list(walk(small))[-1][0] == ("a", 1, "c")
+
+def test_walking_keeps_the_order_of_the_text() -> None:
+    assert [path for path, _ in walk(compose("a: [b, {c: d}]"))] == [(), ("a",), ("a", 0), ("a", 1), ("a", 1, "c")]
