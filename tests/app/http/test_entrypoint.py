@@ -34,10 +34,10 @@ class Away:
         return refuse
 
 
-class Routes(APIEntrypoint):  # type: ignore[misc]  # serve.ingress returns no type.
+class Routes(APIEntrypoint):
     """The deployment's class without what it starts."""
 
-    def __del__(self) -> None:
+    def __del__(self) -> None:  # type: ignore[override]  # Nothing was started.
         pass
 
 
@@ -79,7 +79,7 @@ async def succeed(routes: Routes, task_id: str, video: bytes = b"0123456789") ->
 async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.AsyncClient, routes: Routes) -> None:
     for name in ("bad", "good"):
         assert (await http.post("/generate", json={"task_id": name})).status_code == 202
-    await routes._store._redis.hset(Key.TASK.full("bad"), "config", "{}")  # type: ignore[misc]
+    await routes._store._redis.hset(Key.TASK.full("bad"), "config", "{}")
     assert [task["task_id"] for task in (await http.get("/generate")).json()["tasks"]] == ["good"]
     for reply in (await http.get("/generate/bad"), await http.post("/generate", json={"task_id": "bad"})):
         assert reply.status_code == 410

@@ -396,9 +396,9 @@ async def test_a_record_that_cannot_be_read_is_left_out_of_a_list(
     await submit(store, "a", "b", "c", "d")
     for name in ("b", "c"):
         if value is None:
-            await store._redis.hdel(Key.TASK.full(name), field)  # type: ignore[misc]
+            await store._redis.hdel(Key.TASK.full(name), field)
         else:
-            await store._redis.hset(Key.TASK.full(name), field, value)  # type: ignore[misc]
+            await store._redis.hset(Key.TASK.full(name), field, value)
     tasks, _ = await store.page()
     assert [task.task_id for task in tasks] == ["d", "a"]
     with pytest.raises(UnreadableTaskError, match="task 'b': "):
