@@ -29,8 +29,8 @@ def needed_variant(model: ModelFolder, folder: Path) -> str | None:
 
     If a folder contains plain files and variants, the plain files are used.
     """
-    lacking = [place for _, *place in _checked(model, folder) if not _has_plain(*place)]
-    found = (one for one in _VARIANTS if lacking and all(_files(*place, one) for place in lacking))
+    lacking = [(place, stem) for _, place, stem in _checked(model, folder) if not _has_plain(place, stem)]
+    found = (one for one in _VARIANTS if lacking and all(_files(place, stem, one) for place, stem in lacking))
     return next(found, None)
 
 
