@@ -31,6 +31,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.timeout(20)  # Without its bounds the reader would take minutes.
 @pytest.mark.parametrize(("text", "words"), HOSTILE)
 def test_it_is_refused_by_name_at_once(text: str, words: str) -> None:
     began = time.process_time()
