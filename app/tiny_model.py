@@ -21,6 +21,7 @@ DEFAULTS = {
     "num_frames": 9,
     "num_inference_steps": 4,
     "guidance_scale": 4.0,
+    "flow_shift": 3.0,
     "fps": 8,
 }
 BOUNDARY_RATIO = 0.875

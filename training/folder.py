@@ -52,7 +52,7 @@ def write(
     # transformers 5 writes a new class name, which older versions cannot load; all versions load the old name.
     for file in (folder / "model_index.json", folder / "tokenizer" / "tokenizer_config.json"):
         file.write_text(file.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
-    defaults = asdict(Defaults())
+    defaults = asdict(Defaults()) | {"flow_shift": flow_shift}
     if experts:
         defaults["guidance_scale_2"] = defaults["guidance_scale"]
     (folder / "wan22.json").write_text(json.dumps({"defaults": defaults}, indent=2) + "\n")

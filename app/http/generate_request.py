@@ -64,6 +64,13 @@ class GenerateRequest(BaseModel):
     guidance_scale_2: float | None = Field(
         None, ge=0, le=50, allow_inf_nan=False, description="Guidance of the low-noise expert of a two-expert model."
     )
+    flow_shift: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Shift of the scheduler's noise levels: a larger one spends more steps on the picture's layout.",
+    )
     seed: int | None = Field(None, ge=0, lt=2**63, description="Random if left out; the task shows it.")
     fps: int | None = Field(None, ge=1, le=120)
     image: ImageBytes | None = Field(
@@ -115,6 +122,13 @@ class GenerateRequest(BaseModel):
             if self.guidance_scale_2 is not None:
                 raise InvalidRequestError("guidance_scale_2", "This model has no second expert; leave the field out")
             config["guidance_scale_2"] = None
+        if not model.takes_flow_shift:
+            if self.flow_shift is not None:
+                raise InvalidRequestError(
+                    "flow_shift",
+                    f"The scheduler of this model has no flow shift (found {self.flow_shift:g}); leave the field out",
+                )
+            config["flow_shift"] = None
         if config["guidance_scale"] <= 1:
             self._check_without_guidance(config["guidance_scale"])
             # The defaults have no effect either, so the task does not show them.

@@ -31,6 +31,8 @@ class Defaults(StrictModel):
     """Scale of classifier-free guidance; 1 and less turn it off."""
     guidance_scale_2: float | None = None
     """The same for the low-noise expert; None uses ``guidance_scale`` for both experts."""
+    flow_shift: float | None = Field(None, gt=0, le=100)
+    """The scheduler's shift of noise levels; None uses the value in its own config."""
     fps: int = Field(16, ge=1)
     """Frames per second of the file."""
 
@@ -44,15 +46,18 @@ WAN_NEGATIVE_PROMPT = (
 Chinese: overexposed, static, blurred, subtitles, low quality, and deformed hands and faces."""
 
 # The settings of each model in the Wan2.2 repository (wan/configs/wan_*.py), number of frames and steps included.
+# flow_shift is its sample_shift; the schedulers of the diffusers folders have smaller ones.
 A14B_DEFAULTS: dict[str, Any] = {
     "negative_prompt": WAN_NEGATIVE_PROMPT,
     "guidance_scale": 4.0,
     "guidance_scale_2": 3.0,
+    "flow_shift": 12.0,
 }
 I2V_A14B_DEFAULTS: dict[str, Any] = {
     "negative_prompt": WAN_NEGATIVE_PROMPT,
     "guidance_scale": 3.5,
     "guidance_scale_2": 3.5,
+    "flow_shift": 5.0,
 }
 TI2V_5B_DEFAULTS: dict[str, Any] = {
     "negative_prompt": WAN_NEGATIVE_PROMPT,
@@ -60,6 +65,7 @@ TI2V_5B_DEFAULTS: dict[str, Any] = {
     "num_frames": 121,
     "num_inference_steps": 50,
     "guidance_scale": 5.0,
+    "flow_shift": 5.0,
     "fps": 24,
 }
 
@@ -96,6 +102,8 @@ class ModelFolder:
     two_experts: bool
     """Whether there is a high-noise and a low-noise transformer, as in A14B."""
     image: ImageUse
+    takes_flow_shift: bool
+    """Whether its scheduler shifts noise levels by ``flow_shift``, as UniPC does for flow matching."""
     defaults: Defaults
     configs: Configs
 
@@ -153,6 +161,10 @@ class ModelFolder:
             )
         transformer = configs("transformer/config.json")
         vae = configs("vae/config.json")
+        scheduler = configs("scheduler/scheduler_config.json")
+        defaults = _defaults(folder, index)
+        if defaults.flow_shift is None or "flow_shift" not in scheduler:
+            defaults = defaults.model_copy(update={"flow_shift": scheduler.get("flow_shift")})
         return cls(
             path=folder,
             pipeline_class=name,
@@ -164,7 +176,8 @@ class ModelFolder:
             positions=int(transformer.get("rope_max_seq_len") or 1024),
             two_experts=index.get("boundary_ratio") is not None,
             image=_image_use(name, index),
-            defaults=_defaults(folder, index),
+            takes_flow_shift="flow_shift" in scheduler,
+            defaults=defaults,
             configs=configs,
         )
 

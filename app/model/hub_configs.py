@@ -70,9 +70,12 @@ def _index(name: str, **more: Any) -> dict[str, Any]:
 
 def _files(index: dict[str, Any], transformer: dict[str, Any], vae: dict[str, Any]) -> dict[str, dict[str, Any]]:
     configs = {"transformer": transformer, "transformer_2": transformer, "vae": vae, "text_encoder": _UMT5_XXL}
-    return {"model_index.json": index} | {
-        f"{part}/config.json": config for part, config in configs.items() if part in index
-    }
+    scheduler = {"scheduler/scheduler_config.json": {"_class_name": "UniPCMultistepScheduler", "flow_shift": 3.0}}
+    return (
+        {"model_index.json": index}
+        | scheduler
+        | {f"{part}/config.json": config for part, config in configs.items() if part in index}
+    )
 
 
 PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {

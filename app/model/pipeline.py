@@ -69,6 +69,7 @@ class Pipeline:
         self._pipeline = _load(
             self.model, resolve(model_path), torch.device("cpu") if offloaded else device, device.type
         )
+        self._loaded_scheduler = self._pipeline.scheduler
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
@@ -210,7 +211,9 @@ class Pipeline:
             arguments["guidance_scale_2"] = config.guidance_scale_2
         if image is not None:
             arguments["image"] = fitted(image, config.width, config.height)
-        result = self._pipeline_for(image is not None)(
+        pipeline = self._pipeline_for(image is not None)
+        pipeline.scheduler = self._scheduler(config)
+        result = pipeline(
             **arguments,
             # A generator on the CPU gives the same noise on every rank and on every kind of device.
             generator=torch.Generator("cpu").manual_seed(config.seed),
@@ -219,6 +222,11 @@ class Pipeline:
         )
         latents: torch.Tensor = result.frames
         return latents
+
+    def _scheduler(self, config: TaskConfig) -> Any:
+        """Return a scheduler for one request, made from the loaded one, which keeps the folder's settings."""
+        changes = {} if config.flow_shift is None else {"flow_shift": config.flow_shift}
+        return type(self._loaded_scheduler).from_config(self._loaded_scheduler.config, **changes)
 
     def _pipeline_for(self, image: bool) -> Any:
         """Return a pipeline that begins from an image or from text alone.

@@ -43,6 +43,8 @@ class TaskConfig(BaseModel):
     """Guidance of the low-noise expert; None if the model has one expert, or to use ``guidance_scale`` for both."""
     seed: int
     fps: int
+    flow_shift: float | None = None
+    """The scheduler's shift of noise levels; None, as in tasks of older releases, uses its own."""
     image: TaskImage | None
 
     @property

@@ -110,6 +110,7 @@ CHANGES: dict[str, Any] = {
     "num_inference_steps": 3,
     "guidance_scale": 2.0,
     "guidance_scale_2": 6.0,
+    "flow_shift": 8.0,
     "seed": 2,
     "fps": 4,
     "image": "other.png",

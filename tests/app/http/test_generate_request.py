@@ -1,5 +1,6 @@
 """Requests: bounds, the model's own limits, and defaults for what is left out."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ def test_what_the_client_said_is_kept_apart_from_what_was_filled_in(model: Model
         {"guidance_scale": float("nan")},
         {"seed": -1},
         {"fps": 0},
+        {"flow_shift": 0},
+        {"flow_shift": 101},
+        {"flow_shift": float("inf")},
         {"prompt": "x" * 8001},
         {"task_id": "../etc/passwd"},
         {"task_id": ""},
@@ -190,3 +194,19 @@ def test_a_task_without_guidance_shows_no_default_that_has_no_effect(two_expert_
     config = GenerateRequest(guidance_scale=1).complete(model)
     assert (config.guidance_scale, config.guidance_scale_2, config.negative_prompt) == (1, None, "")
     GenerateRequest(guidance_scale=1, guidance_scale_2=1, negative_prompt="").complete(model)
+
+
+def test_a_flow_shift_that_is_left_out_is_the_schedulers_own(tiny_model: Path) -> None:
+    model = ModelFolder.read(str(tiny_model))
+    assert GenerateRequest().complete(model).flow_shift == 3.0
+    assert GenerateRequest(flow_shift=7.5).complete(model).flow_shift == 7.5
+
+
+def test_a_scheduler_without_a_flow_shift_refuses_it_by_name(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (folder / "wan22.json").unlink()
+    (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "EulerDiscreteScheduler"}')
+    model = ModelFolder.read(str(folder))
+    with pytest.raises(InvalidRequestError, match=r"flow_shift: The scheduler .* has no flow shift \(found 5\)"):
+        GenerateRequest(flow_shift=5, width=64, height=64, num_frames=9).complete(model)
+    assert GenerateRequest(width=64, height=64, num_frames=9).complete(model).flow_shift is None

@@ -15,7 +15,9 @@ from app.tiny_model import DEFAULTS, HEADS
 
 
 def write(folder: Path, index: dict[str, Any], transformer: dict[str, Any], vae: dict[str, Any]) -> ModelFolder:
+    scheduler = {"flow_shift": 3.0}
     contents = {"model_index.json": index, "transformer/config.json": transformer, "vae/config.json": vae}
+    contents["scheduler/scheduler_config.json"] = scheduler
     for name, content in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(content))
@@ -39,6 +41,7 @@ def test_a14b_has_its_published_settings(tmp_path: Path) -> None:
     assert model.tokens(832, 480, 81) == 32_760
     assert model.side_multiple == 16
     assert (model.defaults.num_frames, model.defaults.guidance_scale_2, model.defaults.fps) == (81, 3.0, 16)
+    assert model.defaults.flow_shift == 12.0, "not the scheduler's own"
     assert model.defaults.negative_prompt == WAN_NEGATIVE_PROMPT
 
 
@@ -103,7 +106,7 @@ def test_another_pipeline_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_wrong_default_is_named(tiny_model: Path, tmp_path: Path) -> None:
-    for name in ("model_index.json", "transformer/config.json", "vae/config.json"):
+    for name in ("model_index.json", "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((tiny_model / name).read_bytes())
     (tmp_path / OWN_CONFIG).write_text('{"defaults": {"fsp": 8}}')

@@ -161,3 +161,11 @@ def test_a_damaged_folder_is_told_in_one_line(damage: Callable[[Path], None], ti
     ) as caught:
         Pipeline(_break(tiny_model, tmp_path, damage), torch.device("cpu"))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_flow_shift_holds_for_its_request_alone(rank_pool: RankPool, tiny_model: Path) -> None:
+    ((first, _, _), (shifted, _, _), (after, _, _)), *_ = rank_pool.run(tiny_model, 2, {}, {"flow_shift": 8.0}, {})
+    assert first is not None
+    assert shifted is not None
+    assert not np.array_equal(first, shifted)
+    assert np.array_equal(first, np.asarray(after))

@@ -1,6 +1,7 @@
 """The task store against a real server: what is accepted is run once at a time, in order, and ends once."""
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -274,6 +275,14 @@ async def test_a_task_whose_request_cannot_be_read_fails_with_the_reason(
         await client.hset(Key.TASK.full("a"), "config", '{"prompt": 5}')
         assert await store.start("a", CLUSTER, "leader", 4) == TaskStatus.FAILED
         assert await client.hget(Key.TASK.full("a"), "error_code") == b"damaged_record"
+
+
+async def test_a_request_that_an_older_release_stored_can_be_run(store: TaskStore, redis_server: EmbeddedRedis) -> None:
+    await submit(store, "a")
+    old = task_config().model_dump(exclude={"flow_shift"})
+    async with Redis.from_url(redis_server.url) as client:
+        await client.hset(Key.TASK.full("a"), "config", json.dumps(old))
+    assert (await start(store, "a")).config.flow_shift is None
 
 
 async def test_a_leader_that_was_unheard_goes_on_if_nobody_else_has_begun(store: TaskStore) -> None:
