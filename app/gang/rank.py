@@ -270,7 +270,9 @@ class Rank:
         try:
             write_mp4(pieces, fps, Path(self._video.name, "video.mp4"))
         except OSError as error:
-            message = f"rank 0 could not write the video to its disk ({error.strerror}); make room in the pod's /tmp"
+            message = (
+                f"rank 0 could not write the video to its disk ({error.strerror or error}); make room in the pod's /tmp"
+            )
             raise VideoNotWrittenError("video_not_written", message) from error
 
     @_in_control_thread

@@ -183,6 +183,8 @@ def _two_videos(rank: int, port: int, folder: str, storage: str, write: Callable
                 with mock.patch("app.media.mp4.write_mp4", written) if written else _together():
                     try:
                         said.append(worker.generate(config, path))
+                        if said[-1]:
+                            worker.store_video(path)
                     except TaskFailedError as error:
                         said.append(error.message)
     finally:
@@ -196,5 +198,6 @@ def test_a_video_that_cannot_be_written_leaves_no_rank_waiting(
 ) -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     said = rank_pool.call(2, _two_videos, store.port, str(tiny_model), str(tmp_path), write)
-    assert said == [["OSError: disk full", "second.mp4"], [None, None]]
+    full = "rank 0 could not write the video to its disk (disk full); make room in the pod's /tmp"
+    assert said == [[full, "second.mp4"], [None, None]]
     assert len(read_mp4(tmp_path / "second.mp4")) == 9
