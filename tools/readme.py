@@ -22,7 +22,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 PORT = 8000
 """The port that `serve run` has, and that README's requests name."""
-DEMO_SECONDS, START_SECONDS, VIDEO_SECONDS, STOP_SECONDS = 120, 90, 30, 30
+DEMO_SECONDS, START_SECONDS, VIDEO_SECONDS, STOP_SECONDS = 300, 180, 60, 60
 
 
 class ReadmeError(RuntimeError):
