@@ -20,6 +20,11 @@ def until(what: str, condition: Callable[[], T | None], seconds: float = 30, eve
         time.sleep(every)
 
 
+async def turn() -> None:
+    """Let every other task of the event loop go on to its next wait; no time passes."""
+    await asyncio.sleep(0)
+
+
 async def until_async(
     what: str, condition: Callable[[], Awaitable[T | None]], seconds: float = 30, every: float = 0.01
 ) -> T:

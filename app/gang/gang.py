@@ -27,6 +27,7 @@ from app.gang.rank import (
     VideoNotWrittenError,
 )
 from app.tasks.task_config import TaskConfig
+from app.text import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -442,7 +443,7 @@ def _broken(
     reason = ""
     if outcome.error is not None:
         cause = outcome.error.cause if isinstance(outcome.error, RayTaskError) else outcome.error
-        reason = f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
     return GangBrokenError(
         what,
         rank=outcome.rank,

@@ -13,6 +13,7 @@ import ray
 
 from app.config import ConfigError, Device, ModelOptions
 from app.tasks.task_config import TaskConfig
+from app.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -355,14 +356,14 @@ def _translated(error: Exception) -> Exception:
     import torch
     import torch.distributed as dist
 
-    first_line = (str(error).splitlines() or [""])[0]
+    line = first_line(error)
     # The rest of torch's message is about its allocator.
-    found = first_line.partition(". Including ")[0]
+    found = line.partition(". Including ")[0]
     # Gloo raises a plain RuntimeError; only the source file in its message identifies it.
-    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in first_line):
+    if isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in line):
         if isinstance(error.__cause__, torch.OutOfMemoryError):
             return OutOfStepError("out_of_memory", f"a GPU does not hold this request ({found}); {_MORE_MEMORY}")
-        return PeerLostError(first_line)
+        return PeerLostError(line)
     if isinstance(error, torch.OutOfMemoryError):
         torch.cuda.empty_cache()
         return TaskFailedError("out_of_memory", f"the GPU does not hold this request ({found}); {_MORE_MEMORY}")
@@ -372,5 +373,5 @@ def _translated(error: Exception) -> Exception:
         isinstance(error, RuntimeError) and any(name in str(error) for name in _DAMAGED)
     )
     if device_lost or isinstance(error, MemoryError):
-        return RankLostError(f"{type(error).__name__}: {first_line}")
-    return TaskFailedError("generation_failed", f"{type(error).__name__}: {first_line}")
+        return RankLostError(f"{type(error).__name__}: {line}")
+    return TaskFailedError("generation_failed", f"{type(error).__name__}: {line}")

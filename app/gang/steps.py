@@ -78,9 +78,9 @@ def next_step(situation: Situation) -> Step:
     return Probe()
 
 
-def pause(situation: Situation) -> float:
+def pause(retry_in: float) -> float:
     """Return the seconds until the supervisor looks again, if nothing wakes it. Never 0: no loop may spin."""
-    return min(LOOK_SECONDS, situation.retry_in) if situation.retry_in > 0 else LOOK_SECONDS
+    return min(LOOK_SECONDS, retry_in) if retry_in > 0 else LOOK_SECONDS
 
 
 class Backoff:

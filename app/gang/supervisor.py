@@ -233,9 +233,8 @@ class GangSupervisor:
                 pass
 
     async def _rest(self) -> None:
-        seconds = pause(Situation(self._target, len(self.gang.members), retry_in=self._retry.remaining()))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(pause(self._retry.remaining())):
                 await self._wake.wait()
             self._wake.clear()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 
 from app.config import ConfigError
+from app.text import first_line
 
 _CACHE_BYTES = 4 * 2**30
 """Local copies of remote videos, in all; the ones that were not asked for the longest go first."""
@@ -177,8 +178,8 @@ class Storage:
         except (FileNotFoundError, StorageError):
             raise
         except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise StorageError(f"{self.uri} does not {verb} {path}: {type(error).__name__}: {reason}") from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise StorageError(f"{self.uri} does not {verb} {path}: {reason}") from error
 
     @property
     def _is_local(self) -> bool:

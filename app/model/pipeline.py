@@ -24,6 +24,7 @@ from app.model.vae_parallel import check_shardable
 from app.model.weight_files import check_finite, check_weights, needed_variant
 from app.plan import Plan, request_plan
 from app.tasks.task_config import TaskConfig
+from app.text import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -276,7 +277,7 @@ def _load(model: ModelFolder, folder: Path, device: torch.device, computes_on: s
             "to auto or always, use a smaller model, or end the other processes on the GPU"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error) or type(error).__name__
         raise ConfigError(
             f"MODEL_PATH: {folder} does not load as a diffusers pipeline: {reason}; download or save it again"
         ) from error

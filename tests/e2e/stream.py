@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from types import TracebackType
@@ -15,7 +16,7 @@ from testing.release import Release
 SMALL = {"num_inference_steps": 1, "num_frames": 5, "width": 64, "height": 64}
 
 
-class _Clients:
+class _Clients(ABC):
     """Ask again and again, from threads, for as long as the ``with`` block lasts."""
 
     def __init__(self, clients: Sequence[httpx.Client], every: float) -> None:
@@ -45,9 +46,9 @@ class _Clients:
             if refusal:
                 self.refused.append(f"{datetime.now():%X}, request {number}: {refusal}")
 
+    @abstractmethod
     def _ask(self, client: httpx.Client, number: int) -> str:
         """Ask once; return what was wrong with the answer, if anything."""
-        raise NotImplementedError
 
 
 class Stream(_Clients):

@@ -7,6 +7,7 @@ from wan22_operator import lease as lease_module
 from wan22_operator.kube import ConflictError
 from wan22_operator.lease import Lease
 
+from testing.waiting import until_async
 from tests.wan22_operator.fake_kube import FakeKube
 
 SECONDS = 10
@@ -127,8 +128,13 @@ async def test_a_replica_that_stops_releases_the_lease_and_the_next_takes_it_at_
 
 async def test_a_replica_that_does_not_lead_leaves_the_lease_alone_when_it_stops() -> None:
     kube = held_by("b")
-    task = asyncio.create_task(replica(kube, "a", seconds=60).run())
-    await asyncio.sleep(0)
+    a = replica(kube, "a", seconds=60)
+    task = asyncio.create_task(a.run())
+
+    async def has_looked() -> bool:
+        return a._seen[0] == kube.objects[PATH]["spec"]
+
+    await until_async("it has seen who leads", has_looked)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert kube.writes == []

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from wan22_operator.work_queue import Key, Work, WorkQueue
 
+from testing.waiting import turn
+
 KEY: Key = ("RayService", "ns", "a")
 
 
@@ -31,7 +33,7 @@ async def test_an_object_is_looked_at_by_one_at_a_time_and_again_after_a_change(
         if looks == 1:
             for _ in range(20):
                 queue.add(key)
-        await asyncio.sleep(0)
+        await turn()
         at_once -= 1
         if looks == 2:
             done.set()

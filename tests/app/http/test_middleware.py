@@ -1,7 +1,8 @@
 """Old connections, slow bodies and HEAD; the limit of bodies is tested with the body that has an image."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 
 from app.http.application import create_api
 from app.http.middleware import MAX_CONNECTION_SECONDS
+from testing.waiting import until_async
 
 
 @dataclass
@@ -83,10 +85,18 @@ async def test_connections_that_ended_are_forgotten(connections: list[httpx.Asyn
 
 
 class SlowClients:
-    """An API whose bodies must arrive within a second, two at a time."""
+    """An API that two bodies at a time may be on their way to, and clients that send or are answered slowly.
 
-    def __init__(self) -> None:
-        api = create_api(body_seconds=1, arriving_bodies=2)
+    Args:
+        body_seconds: how long a body may take.
+    """
+
+    def __init__(self, body_seconds: float) -> None:
+        self.sending = self.answering = 0
+        """Bodies that have begun to arrive, and requests whose body has arrived, so far."""
+        self.go_on = asyncio.Event()
+        """Until it is set, slow bodies and slow answers wait."""
+        api = create_api(body_seconds=body_seconds, arriving_bodies=2)
 
         @api.get("/healthz")
         async def healthz() -> str:
@@ -94,47 +104,60 @@ class SlowClients:
 
         @api.post("/body")
         async def body(body: dict[str, Any]) -> int:
-            await asyncio.sleep(1.2)  # An answer may take longer than a body.
+            return len(body)
+
+        @api.post("/slow")
+        async def slow(body: dict[str, Any]) -> int:
+            self.answering += 1
+            await self.go_on.wait()
             return len(body)
 
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://api")
 
-    async def post(self, pause: float = 0) -> httpx.Response:
+    async def post(self, path: str = "/body", *, slowly: bool = False) -> httpx.Response:
         async def content() -> AsyncIterator[bytes]:
+            self.sending += 1
             yield b"{"
-            await asyncio.sleep(pause)
+            if slowly:
+                await self.go_on.wait()
             yield b"}"
 
-        return await self.http.post("/body", content=content(), headers={"Content-Type": "application/json"})
+        return await self.http.post(path, content=content(), headers={"Content-Type": "application/json"})
+
+    async def until(self, what: str, condition: Callable[[], bool]) -> None:
+        async def holds() -> bool:
+            return condition()
+
+        await until_async(what, holds)
 
 
-@pytest.fixture
-async def clients() -> AsyncIterator[SlowClients]:
-    clients = SlowClients()
-    yield clients
-    await clients.http.aclose()
-
-
-async def test_a_body_that_does_not_arrive_ends_with_408(clients: SlowClients) -> None:
-    reply = await clients.post(pause=30)
-    assert (reply.status_code, reply.headers["connection"]) == (408, "close")
-    assert reply.json()["error"]["code"] == "request_timeout"
-    assert "within 1 seconds" in reply.json()["error"]["message"]
-    assert (await clients.post()).status_code == 200
-
-
-async def test_slow_bodies_keep_nobody_from_health(clients: SlowClients) -> None:
-    slow = [asyncio.create_task(clients.post(pause=30)) for _ in range(2)]
-    await asyncio.sleep(0.05)
-    assert (await clients.http.get("/healthz")).status_code == 200
-    reply = await clients.post()
-    assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
-    assert [(await one).status_code for one in slow] == [408, 408]
+async def test_a_body_that_does_not_arrive_ends_with_408_and_frees_its_place() -> None:
+    clients = SlowClients(body_seconds=1)
+    for reply in await asyncio.gather(*(clients.post(slowly=True) for _ in range(2))):
+        assert (reply.status_code, reply.headers["connection"]) == (408, "close")
+        assert reply.json()["error"]["code"] == "request_timeout"
+        assert "within 1 seconds" in reply.json()["error"]["message"]
     assert [reply.status_code for reply in await asyncio.gather(clients.post(), clients.post())] == [200, 200]
 
 
-async def test_a_request_whose_body_has_arrived_keeps_no_body_waiting(clients: SlowClients) -> None:
-    slow_answers = [asyncio.create_task(clients.post()) for _ in range(2)]
-    await asyncio.sleep(0.05)
+async def test_slow_bodies_keep_nobody_from_health() -> None:
+    clients = SlowClients(body_seconds=60)
+    slow = [asyncio.create_task(clients.post(slowly=True)) for _ in range(2)]
+    await clients.until("both bodies are on their way", lambda: clients.sending == 2)
+    assert (await clients.http.get("/healthz")).status_code == 200
+    reply = await clients.post()
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
+    clients.go_on.set()
+    assert [(await one).status_code for one in slow] == [200, 200]
+    assert [reply.status_code for reply in await asyncio.gather(clients.post(), clients.post())] == [200, 200]
+
+
+async def test_an_answer_may_take_longer_than_a_body_and_keeps_no_body_waiting() -> None:
+    clients = SlowClients(body_seconds=1)
+    began = time.monotonic()
+    slow_answers = [asyncio.create_task(clients.post("/slow")) for _ in range(2)]
+    await clients.until("both bodies have arrived", lambda: clients.answering == 2)
     assert (await clients.post()).status_code == 200
+    await clients.until("a body's time is over", lambda: time.monotonic() > began + 1.1)
+    clients.go_on.set()
     assert [(await one).status_code for one in slow_answers] == [200, 200]

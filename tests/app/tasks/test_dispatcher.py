@@ -13,7 +13,7 @@ from app.tasks.dispatcher import NOT_READY, Dispatcher
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.store import Started, StoreUnavailableError, TaskStore
 from testing.records import gang_state, task_config
-from testing.waiting import until_async
+from testing.waiting import turn, until_async
 
 CLUSTER = "this-cluster"
 
@@ -192,10 +192,10 @@ async def test_a_loop_that_has_ended_is_unhealthy(store: TaskStore, monkeypatch:
 async def test_a_loop_that_is_woken_and_cancelled_at_once_ends(ticks: int) -> None:
     event = asyncio.Event()
     loop = asyncio.create_task(dispatcher._wait(event, 30))
-    await asyncio.sleep(0)
+    await turn()
     event.set()
     for _ in range(ticks):
-        await asyncio.sleep(0)
+        await turn()
     if loop.cancel():
         with pytest.raises(asyncio.CancelledError):
             await loop
