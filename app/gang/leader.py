@@ -154,9 +154,7 @@ class VideoGenerator:
             kind = f"{error.what} during {error.during}" if error.what == "made no progress" else ""
             return await self._give_up(started, str(error), blameless=error.blameless, kind=kind)
         if video is None and heartbeat.overdue:
-            allowed = f"max_task_seconds allows {self._args.max_task_seconds:g} s"
-            message = f"the task took longer than {allowed}; ask for fewer frames, steps or pixels, or raise the limit"
-            return await self._fail(started, TaskFailedError("too_long", message))
+            return await self._fail(started, _overdue(self._args.max_task_seconds, self._storage_problem))
         if video is None:
             kept = not heartbeat.lost and await _until_heard(lambda: self._store.stop(started))
             return "cancelled" if kept else "running"
@@ -292,6 +290,17 @@ async def _until_heard(write: Any) -> bool:
         except StoreUnavailableError as error:
             _log.warning("a task's end waits for Redis: %s", error)
             await asyncio.sleep(0.5)
+
+
+def _overdue(seconds: float, storage_problem: str) -> TaskFailedError:
+    limit = f"max_task_seconds ({seconds:g})"
+    if storage_problem:
+        return TaskFailedError(
+            "storage_away", f"the finished video could not be stored within {limit}: {storage_problem}"
+        )
+    return TaskFailedError(
+        "too_long", f"the task took longer than {limit}; ask for fewer frames, steps or pixels, or raise the limit"
+    )
 
 
 def _target(user_config: Mapping[str, Any]) -> int:

@@ -132,7 +132,7 @@ async def test_a_replica_that_does_not_lead_leaves_the_lease_alone_when_it_stops
     task = asyncio.create_task(a.run())
 
     async def has_looked() -> bool:
-        return a._seen[0] == kube.objects[PATH]["spec"]
+        return bool(a._seen[0] == kube.objects[PATH]["spec"])
 
     await until_async("it has seen who leads", has_looked)
     task.cancel()

@@ -1,0 +1,70 @@
+"""The leader's heartbeat on a real store; whole leaders run in tests/service."""
+
+from typing import cast
+
+import pytest
+
+from app.config import AppArgs
+from app.gang.gang import Gang
+from app.gang.leader import _Heartbeat, _overdue
+from app.tasks.store import Started, TaskStore
+from testing.records import task_config
+from testing.waiting import until_async
+
+
+class RecordingGang:
+    """Stands for a gang at its third step; it notes what it is asked to stop."""
+
+    step = 3
+
+    def __init__(self) -> None:
+        self.stopped: list[str] = []
+
+    def cancel(self, path: str) -> None:
+        self.stopped.append(path)
+
+
+async def begun(store: TaskStore) -> Started:
+    await store.submit("a", {}, task_config())
+    started = await store.start("a", "here", "leader", 4)
+    assert isinstance(started, Started)
+    return started
+
+
+def heartbeat(store: TaskStore, gang: RecordingGang, started: Started, seconds: float) -> _Heartbeat:
+    args = AppArgs(lease_seconds=0.1, max_task_seconds=seconds)
+    return _Heartbeat(store, cast(Gang, gang), started, "a/1.mp4", args)
+
+
+async def test_a_task_that_takes_too_long_is_stopped(store: TaskStore) -> None:
+    gang = RecordingGang()
+    async with heartbeat(store, gang, await begun(store), seconds=0.001) as beat:
+
+        async def stopped() -> bool:
+            return beat.stopped
+
+        await until_async("it is asked to stop", stopped)
+    assert (beat.overdue, beat.lost) == (True, False)
+    assert gang.stopped[0] == "a/1.mp4"
+
+
+async def test_a_task_within_its_time_goes_on_and_shows_its_step(store: TaskStore) -> None:
+    gang = RecordingGang()
+    async with heartbeat(store, gang, await begun(store), seconds=60) as beat:
+
+        async def shown() -> bool:
+            task = await store.get("a")
+            return task is not None and task.step == 3
+
+        await until_async("the step is shown", shown)
+    assert (beat.stopped, gang.stopped) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"), [("", "too_long"), ("s3://videos does not store a/1.mp4: ...", "storage_away")]
+)
+def test_a_task_that_ran_out_of_time_fails_as_what_it_waited_for(problem: str, code: str) -> None:
+    error = _overdue(7200, problem)
+    assert error.code == code
+    assert "max_task_seconds (7200)" in error.message
+    assert problem in error.message
