@@ -24,7 +24,7 @@ from app.media import images
 from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
-from app.tasks.gang_state import GangPhase, GangState
+from app.tasks.gang_state import GangState, is_complete
 from app.tasks.store import StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
 from app.tasks.task_config import TaskImage
 
@@ -217,9 +217,7 @@ class APIEntrypoint:
 
     async def _is_complete(self) -> bool:
         """Return whether this release may take over: every gang that Serve wants has all its ranks."""
-        replicas = await _replicas_of_healthy_generator()
-        gangs = await self._store.gangs(self._cluster)
-        return 0 < replicas <= len(gangs) and all(gang.phase is GangPhase.READY for gang in gangs)
+        return is_complete(await self._store.gangs(self._cluster), await _replicas_of_healthy_generator())
 
     async def _deliver(self, task_config: dict[str, Any]) -> str:
         reply = await self.generator_handle.generate_task.remote(task_config)

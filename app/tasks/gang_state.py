@@ -4,6 +4,7 @@ No torch, Ray or Redis here: the operator's image has this file. A reader ignore
 leader and operator may be of different releases.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -70,3 +71,11 @@ class GangState(BaseModel):
     message: str
     """Why the phase is neither ready nor resizing; may be empty."""
     nodes: list[GangNode]
+
+
+def is_complete(gangs: Sequence[GangState], replicas: int) -> bool:
+    """Return whether a release may take over: each of the VideoGenerator ``replicas`` reports a gang that is ready.
+
+    A gang with fewer ranks than wanted is not: the release before it may be whole.
+    """
+    return 0 < replicas <= len(gangs) and all(gang.phase is GangPhase.READY for gang in gangs)

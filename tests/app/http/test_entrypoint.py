@@ -13,7 +13,6 @@ import pytest
 from ray import serve
 
 from app.config import AppOptions
-from app.http import entrypoint
 from app.http.entrypoint import APIEntrypoint, api
 from app.media.storage import Storage, StorageError, video_path
 from app.model.folder import ModelFolder
@@ -220,26 +219,3 @@ async def test_the_pages_of_the_api_need_no_internet(prefix: str, page: str) -> 
         for url in loaded:
             assert url.startswith(f"{prefix}/"), url
             assert (await http.get(url)).status_code == 200, url
-
-
-@pytest.mark.parametrize(
-    ("replicas", "phases", "complete"),
-    [
-        (2, ["ready", "ready"], True),
-        (2, ["ready", "degraded"], False),
-        (2, ["ready", "starting"], False),
-        (2, ["ready"], False),
-        (0, ["ready", "ready"], False),
-    ],
-)
-async def test_a_release_takes_over_only_with_every_gang_at_its_size(
-    routes: Routes, monkeypatch: pytest.MonkeyPatch, replicas: int, phases: list[str], complete: bool
-) -> None:
-    async def running() -> int:
-        return replicas
-
-    monkeypatch.setattr(entrypoint, "_replicas_of_healthy_generator", running)
-    for number, phase in enumerate(phases):
-        state = gang_state(f"gang-{number}", "here", phase=phase)
-        await routes._store.publish_gang(state, serving=True, ttl_seconds=30)
-    assert await routes._is_complete() is complete
