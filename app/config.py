@@ -6,6 +6,7 @@ serve_config and the operator read the same definitions.
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -126,14 +127,44 @@ class Environment(StrictModel):
     redis_url: SecretStr | None = Field(None, alias="REDIS_URL", min_length=1)
     redis_host: str | None = Field(None, alias="REDIS_HOST", min_length=1)
     redis_port: int = Field(6379, alias="REDIS_PORT", ge=1, le=65535)
+    redis_username: str | None = Field(None, alias="REDIS_USERNAME", min_length=1)
     redis_password: SecretStr | None = Field(None, alias="REDIS_PASSWORD")
+    redis_database: int = Field(0, alias="REDIS_DATABASE", ge=0)
+    redis_tls: bool = Field(False, alias="REDIS_TLS")
+    """Whether to connect with TLS; the server's certificate is checked."""
+    redis_ca_file: str | None = Field(None, alias="REDIS_CA_FILE", min_length=1)
+    """PEM file of the certificate authority that signed the server's certificate; None: the system's."""
+    redis_prefix: str = Field("wan22:", alias="REDIS_PREFIX", pattern=r"^[A-Za-z0-9._:/-]{1,200}$")
+    """Begins every key and channel in Redis. Each release on a shared server has its own."""
+    release: str = Field("", alias="WAN22_RELEASE")
+    """Name of the release that has the keys in Redis; another release of the same prefix is refused."""
     total_workers: RankCount = Field(2, alias="TOTAL_WORKERS")
 
     @model_validator(mode="after")
     def _one_redis(self) -> Self:
         if self.redis_url and self.redis_host:
             raise ValueError("REDIS_URL and REDIS_HOST are both set; unset one of them")
+        for name in ("redis_username", "redis_database", "redis_tls", "redis_ca_file"):
+            if name in self.model_fields_set and not self.redis_host:
+                alias = type(self).model_fields[name].alias
+                raise ValueError(f"{alias} is set without REDIS_HOST; a REDIS_URL names it in the URL itself")
+        if self.redis_ca_file and not self.redis_tls:
+            raise ValueError("REDIS_CA_FILE is set without REDIS_TLS; set REDIS_TLS to true, or unset REDIS_CA_FILE")
         return self
+
+    def redis_address(self) -> str | None:
+        """Return the URL of the Redis that the variables name, with its secrets; None if they name none."""
+        if self.redis_url:
+            return self.redis_url.get_secret_value()
+        if not self.redis_host:
+            return None
+        user = quote(self.redis_username or "", safe="")
+        password = quote(self.redis_password.get_secret_value() if self.redis_password else "", safe="")
+        secret = f"{user}:{password}@" if user or password else ""
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        authority = f"?{urlencode({'ssl_ca_certs': self.redis_ca_file})}" if self.redis_ca_file else ""
+        scheme = "rediss" if self.redis_tls else "redis"
+        return f"{scheme}://{secret}{host}:{self.redis_port}/{self.redis_database}{authority}"
 
     @classmethod
     def names(cls) -> list[str]:

@@ -6,7 +6,6 @@ On a laptop everything has a default. In Kubernetes nothing has: a default that 
 import asyncio
 import os
 from pathlib import Path
-from urllib.parse import quote
 
 import ray
 
@@ -67,6 +66,8 @@ def task_store(environment: Environment, args: AppArgs) -> TaskStore:
         lease_seconds=args.lease_seconds,
         task_ttl_seconds=args.task_ttl_seconds,
         max_queued_tasks=args.max_queued_tasks,
+        prefix=environment.redis_prefix,
+        release=environment.release,
     )
 
 
@@ -76,23 +77,14 @@ def redis_url(environment: Environment) -> str:
     Raises:
         ConfigError: in Kubernetes, if the environment names none.
     """
-    if environment.redis_url:
-        return environment.redis_url.get_secret_value()
-    if environment.redis_host:
-        password = environment.redis_password.get_secret_value() if environment.redis_password else None
-        return make_url(environment.redis_host, environment.redis_port, password)
+    if url := environment.redis_address():
+        return url
     if in_kubernetes():
         raise ConfigError("no Redis is configured: set REDIS_URL, or REDIS_HOST and REDIS_PORT (chart values redis.*)")
     actor = ray.remote(_EmbeddedRedisActor).options(
         name="embedded-redis", namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
     )
     return str(ray.get(actor.remote().url.remote()))
-
-
-def make_url(host: str, port: int, password: str | None) -> str:
-    """Return the URL of a Redis server; the password is percent-encoded."""
-    secret = f":{quote(password, safe='')}@" if password else ""
-    return f"redis://{secret}{host}:{port}/0"
 
 
 class _EmbeddedRedisActor:

@@ -25,7 +25,7 @@ from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
 from app.tasks.gang_state import GangState, is_complete
-from app.tasks.store import StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
+from app.tasks.store import StoreRefusedError, StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
 from app.tasks.task_config import TaskImage
 
 _log = logging.getLogger(__name__)
@@ -69,6 +69,10 @@ class APIEntrypoint:
     Args:
         generator_handle: the VideoGenerator deployment.
         args: the application's arguments. Model path, Redis and storage come from the environment.
+
+    Raises:
+        ConfigError: the environment or the model folder cannot be used.
+        StoreRefusedError: Redis cannot be used by this release. A Redis that does not answer is waited for instead.
     """
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it, so that background tasks have a running loop.
@@ -79,6 +83,12 @@ class APIEntrypoint:
         self._model = await asyncio.to_thread(lambda: ModelFolder.read(runtime.model_path(environment)))
         self._storage = Storage(environment.storage_uri)
         self._store = await asyncio.to_thread(runtime.task_store, environment, args)
+        try:
+            await self._store.claim()
+        except StoreRefusedError:
+            raise
+        except StoreUnavailableError as error:
+            _log.warning("the task store does not answer yet: %s", error)
         self._cluster = runtime.cluster()
         self._max_queued_tasks = args.max_queued_tasks
         self._max_request_cost = args.max_request_cost
@@ -177,6 +187,8 @@ class APIEntrypoint:
         message = ""
         try:
             gangs = await self._store.gangs(self._cluster)
+        except StoreRefusedError as error:
+            message = str(error)
         except StoreUnavailableError:
             message = "the task store (Redis) does not answer"
         ready = any(gang.have for gang in gangs)

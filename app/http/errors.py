@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.media.storage import StorageError
-from app.tasks.store import StoreUnavailableError, UnreadableTaskError
+from app.tasks.store import StoreRefusedError, StoreUnavailableError, UnreadableTaskError
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 5
@@ -46,6 +46,7 @@ def add_error_handlers(api: FastAPI) -> None:
         RequestValidationError: _invalid_fields,
         InvalidRequestError: _invalid_field,
         StoreUnavailableError: _unavailable,
+        StoreRefusedError: _refused,
         UnreadableTaskError: _unreadable,
         StorageError: _storage_away,
         HTTPException: _http_error,
@@ -91,6 +92,10 @@ async def _unavailable(_: Request, __: StoreUnavailableError) -> JSONResponse:
         "A POST that names its own task_id is safe to repeat."
     )
     return problem(503, message, headers={"Retry-After": str(_RETRY_SECONDS)})
+
+
+async def _refused(_: Request, error: StoreRefusedError) -> JSONResponse:
+    return problem(503, f"The task store cannot be used: {error}.")
 
 
 async def _unreadable(_: Request, error: UnreadableTaskError) -> JSONResponse:

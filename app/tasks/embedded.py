@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.config import ConfigError
@@ -18,12 +19,14 @@ class EmbeddedRedis:
     Args:
         folder: the folder of its data; a temporary one by default. A server started on a used folder finds its data.
         port: a fixed port, for a restart at the same address.
+        options: more of the server's options; they come last.
     """
 
-    def __init__(self, folder: Path | None = None, port: int | None = None) -> None:
+    def __init__(self, folder: Path | None = None, port: int | None = None, options: Sequence[str] = ()) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="wan22-redis-") if folder is None else None
         self.folder = folder or Path(self._scratch.name if self._scratch else "")
         self.port = port or free_port()
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,6 +52,7 @@ class EmbeddedRedis:
             str(server_binary()),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
             *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction"),
+            *self._options,
         ]
         log = self.folder / "server.log"
         with log.open("ab") as output:

@@ -7,11 +7,16 @@ Times in scores are milliseconds since the epoch by Redis' clock; times in a tas
 from enum import StrEnum
 
 PREFIX = "wan22:"
-"""Before every key."""
+"""Before every key, unless the store is given another prefix (REDIS_PREFIX)."""
 
 
 class Key(StrEnum):
     """A key after the prefix; a name that ends with a colon is followed by an id."""
+
+    # The prefix itself
+
+    OWNER = "owner"
+    """String: the release whose keys these are. ``claim`` writes it once; lives for ever."""
 
     # Tasks
 
@@ -69,6 +74,6 @@ class Key(StrEnum):
     LOCK = "lock:"
     """String: a lock by its name, as redis-py's ``Lock`` writes it. Ends when it is released or by its TTL."""
 
-    def full(self, name: str = "") -> str:
+    def full(self, name: str = "", prefix: str = PREFIX) -> str:
         """Return the whole key, with ``name`` after it."""
-        return f"{PREFIX}{self.value}{name}"
+        return f"{prefix}{self.value}{name}"

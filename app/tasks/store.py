@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError, LockError, RedisError, TimeoutError
+from redis.exceptions import ConnectionError, LockError, NoPermissionError, RedisError, TimeoutError
 
 from app.config import explain
 from app.tasks import scripts
@@ -37,6 +37,11 @@ MOST_DEATHS = 5
 
 class StoreUnavailableError(ConnectionError):
     """Redis did not answer, or refused. The call may or may not have taken effect; every call is safe to repeat."""
+
+
+class StoreRefusedError(StoreUnavailableError):
+    """This store must not be used: its keys are another release's, or its server would lose tasks. The message says
+    which and what to do."""
 
 
 class UnreadableTaskError(ValueError):
@@ -156,17 +161,31 @@ class Started:
 
 
 class TaskStore:
-    """The tasks in one Redis database.
+    """The tasks below one prefix of keys in a Redis database.
 
     Args:
         redis: a client that decodes responses; ``TaskStore.connect`` makes one.
         lease_seconds: how long a holder keeps a taken or running task without a ``beat``.
         task_ttl_seconds: how long an ended task is kept.
         max_queued_tasks: how many tasks may wait.
+        prefix: begins every key.
+        release: the name of the release whose keys these are; empty if it has none.
     """
 
-    def __init__(self, redis: "Redis", *, lease_seconds: float, task_ttl_seconds: float, max_queued_tasks: int) -> None:
+    def __init__(
+        self,
+        redis: "Redis",
+        *,
+        lease_seconds: float,
+        task_ttl_seconds: float,
+        max_queued_tasks: int,
+        prefix: str = PREFIX,
+        release: str = "",
+    ) -> None:
         self._redis = redis
+        self._prefix = prefix
+        self._release = release
+        self._claimed = False
         self._lease_ms = int(lease_seconds * 1000)
         self._ttl_ms = int(task_ttl_seconds * 1000)
         self._max_queued = max_queued_tasks
@@ -175,8 +194,8 @@ class TaskStore:
         self._scripts: dict[str, Callable[..., Awaitable[Any]]] = {}
 
     @classmethod
-    def connect(cls, url: str, *, lease_seconds: float, task_ttl_seconds: float, max_queued_tasks: int) -> Self:
-        """Return a store on the server at ``url``; the first call connects. The limits are ``TaskStore``'s."""
+    def connect(cls, url: str, **options: Any) -> Self:
+        """Return a store on the server at ``url``; the first call connects. The options are ``TaskStore``'s."""
         retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), retries=3)
         # If all connections are in use, a call waits for one; redis-py's default pool would raise at its limit.
         pool = BlockingConnectionPool.from_url(
@@ -190,12 +209,7 @@ class TaskStore:
             retry=retry,
             retry_on_error=[ConnectionError, TimeoutError],
         )
-        return cls(
-            Redis.from_pool(pool),
-            lease_seconds=lease_seconds,
-            task_ttl_seconds=task_ttl_seconds,
-            max_queued_tasks=max_queued_tasks,
-        )
+        return cls(Redis.from_pool(pool), **options)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -205,6 +219,27 @@ class TaskStore:
         """Raise ``StoreUnavailableError`` unless Redis answers."""
         with _unavailable():
             await self._redis.ping()
+
+    async def claim(self) -> None:
+        """Make sure that this release may keep its tasks here. A first call of any other method does the same.
+
+        Raises:
+            StoreRefusedError: another release has the keys of this prefix; or the server is in cluster mode, where a
+                script cannot reach all keys of the store; or it may evict keys, and tasks with them.
+            StoreUnavailableError: Redis did not answer.
+        """
+        with _unavailable():
+            # A user of the server may be forbidden to ask; then nothing is known, and nothing is refused.
+            with suppress(NoPermissionError):
+                _check_server(await self._redis.info())
+            owner = await self._script("claim")(keys=[self._prefix], args=[self._release])
+        if owner:
+            raise StoreRefusedError(
+                f"the keys {self._prefix}* of this Redis belong to release {owner!r}, and this is release "
+                f"{self._release!r}; give each release its own REDIS_PREFIX (chart value redis.keyPrefix), or delete "
+                f"the key {Key.OWNER.full(prefix=self._prefix)!r} if that release no longer exists"
+            )
+        self._claimed = True
 
     # Clients
 
@@ -231,8 +266,9 @@ class TaskStore:
         Raises:
             UnreadableTaskError: its record cannot be read.
         """
+        await self._claim_once()
         with _unavailable():
-            fields = await cast("Awaitable[dict[str, str]]", self._redis.hgetall(Key.TASK.full(task_id)))
+            fields = await cast("Awaitable[dict[str, str]]", self._redis.hgetall(self._key(Key.TASK, task_id)))
         return Task.from_hash(fields) if fields else None
 
     async def page(
@@ -242,7 +278,8 @@ class TaskStore:
 
         A task whose record cannot be read is left out, and the log names it.
         """
-        name = Key.TASKS_BY_STATUS.full(status) if status else Key.TASKS.full()
+        await self._claim_once()
+        name = self._key(Key.TASKS_BY_STATUS, status) if status else self._key(Key.TASKS)
         newest = f"({before}" if before is not None else "+inf"
         with _unavailable():
             found = self._redis.zrange(
@@ -251,7 +288,7 @@ class TaskStore:
             places = await cast("Awaitable[list[tuple[str, float]]]", found)
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for task_id, _ in places[:limit]:
-                    pipeline.hgetall(Key.TASK.full(task_id))
+                    pipeline.hgetall(self._key(Key.TASK, task_id))
                 hashes = await pipeline.execute()
         tasks = []
         for fields in filter(None, hashes):
@@ -297,7 +334,7 @@ class TaskStore:
         """Yield whenever a task may have become ready to take, until ``StoreUnavailableError``."""
         with _unavailable():
             async with self._redis.pubsub() as channel:
-                await channel.subscribe(Key.WAKE.full())
+                await channel.subscribe(self._key(Key.WAKE))
                 while True:
                     if await channel.get_message(timeout=None):
                         yield
@@ -385,9 +422,10 @@ class TaskStore:
 
     async def gangs(self, cluster: str) -> list[GangState]:
         """Return the published state of every live gang of ``cluster``, ordered by name."""
+        await self._claim_once()
         with _unavailable():
-            names = sorted(await cast("Awaitable[list[str]]", self._redis.zrange(Key.GANGS.full(cluster), 0, -1)))
-            states = await self._redis.mget([Key.GANG.full(name) for name in names]) if names else []
+            names = sorted(await cast("Awaitable[list[str]]", self._redis.zrange(self._key(Key.GANGS, cluster), 0, -1)))
+            states = await self._redis.mget([self._key(Key.GANG, name) for name in names]) if names else []
         return [GangState.model_validate_json(state) for state in states if state]
 
     async def keep_epoch(self, cluster: str, *, complete: bool, ttl_seconds: float) -> int:
@@ -411,7 +449,7 @@ class TaskStore:
             TimeoutError: it was not free within ``wait_seconds``.
             StoreUnavailableError: Redis did not answer.
         """
-        lock = self._redis.lock(Key.LOCK.full(name), timeout=hold_seconds, blocking_timeout=wait_seconds)
+        lock = self._redis.lock(self._key(Key.LOCK, name), timeout=hold_seconds, blocking_timeout=wait_seconds)
         with _unavailable():
             if not await lock.acquire():
                 raise builtins.TimeoutError(f"lock {name!r} was not free within {wait_seconds:g} s")
@@ -423,11 +461,37 @@ class TaskStore:
                 await lock.release()
 
     async def _run(self, name: str, *args: str | int | float) -> Any:
-        script = self._scripts.get(name)
-        if script is None:
-            script = self._scripts[name] = self._redis.register_script(scripts.source(name))
+        await self._claim_once()
         with _unavailable():
-            return await script(keys=[PREFIX], args=args)
+            return await self._script(name)(keys=[self._prefix], args=args)
+
+    async def _claim_once(self) -> None:
+        if not self._claimed:
+            await self.claim()
+
+    def _script(self, name: str) -> Callable[..., Awaitable[Any]]:
+        if name not in self._scripts:
+            self._scripts[name] = self._redis.register_script(scripts.source(name))
+        return self._scripts[name]
+
+    def _key(self, key: Key, name: str = "") -> str:
+        return key.full(name, self._prefix)
+
+
+def _check_server(info: Mapping[str, Any]) -> None:
+    """Raise ``StoreRefusedError`` if ``info``, a server's answer to INFO, is of one that cannot keep tasks."""
+    mode = info.get("redis_mode") or info.get("server_mode") or "standalone"  # Redis and Valkey name it differently.
+    if mode != "standalone":
+        raise StoreRefusedError(
+            f"this Redis runs in {mode} mode, in which the task store's scripts cannot reach their keys; use the "
+            "primary of a server without cluster mode (chart values redis.external.*)"
+        )
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy.startswith("allkeys") and info.get("maxmemory"):
+        raise StoreRefusedError(
+            f"this Redis evicts keys when its memory is full (maxmemory-policy {policy}), accepted tasks too; set its "
+            "maxmemory-policy to noeviction"
+        )
 
 
 def _flat(fields: Mapping[str, str]) -> list[str]:

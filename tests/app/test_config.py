@@ -4,7 +4,6 @@ import pytest
 from pydantic import ValidationError
 
 from app.config import AppArgs, ConfigError, Environment, explain
-from app.runtime import make_url
 
 
 def test_values_of_serve_run_are_strings_and_understood() -> None:
@@ -52,6 +51,36 @@ def test_secrets_are_not_shown() -> None:
     assert "geheim" not in shown
 
 
-def test_a_password_is_quoted_in_the_url() -> None:
-    assert make_url("h", 6379, "p@ss/word") == "redis://:p%40ss%2Fword@h:6379/0"
-    assert make_url("h", 6380, None) == "redis://h:6380/0"
+@pytest.mark.parametrize(
+    ("variables", "url"),
+    [
+        ({}, None),
+        ({"REDIS_URL": "redis://r:1/2"}, "redis://r:1/2"),
+        ({"REDIS_HOST": "h"}, "redis://h:6379/0"),
+        ({"REDIS_HOST": "h", "REDIS_PORT": "6380", "REDIS_DATABASE": "3"}, "redis://h:6380/3"),
+        ({"REDIS_HOST": "h", "REDIS_PASSWORD": "p@ss/word:1"}, "redis://:p%40ss%2Fword%3A1@h:6379/0"),
+        ({"REDIS_HOST": "h", "REDIS_USERNAME": "a:b", "REDIS_PASSWORD": "c"}, "redis://a%3Ab:c@h:6379/0"),
+        ({"REDIS_HOST": "h", "REDIS_TLS": "true"}, "rediss://h:6379/0"),
+        (
+            {"REDIS_HOST": "h", "REDIS_TLS": "true", "REDIS_CA_FILE": "/etc/ca/my ca.crt"},
+            "rediss://h:6379/0?ssl_ca_certs=%2Fetc%2Fca%2Fmy+ca.crt",
+        ),
+        ({"REDIS_HOST": "fd00::1"}, "redis://[fd00::1]:6379/0"),
+    ],
+)
+def test_the_variables_of_redis_make_one_url(variables: dict[str, str], url: str | None) -> None:
+    assert Environment.read(variables).redis_address() == url
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"REDIS_URL": "redis://a", "REDIS_DATABASE": "1"}, "REDIS_DATABASE is set without REDIS_HOST"),
+        ({"REDIS_TLS": "true"}, "REDIS_TLS is set without REDIS_HOST"),
+        ({"REDIS_HOST": "h", "REDIS_CA_FILE": "/ca"}, "REDIS_CA_FILE is set without REDIS_TLS"),
+        ({"REDIS_PREFIX": "my wan:"}, "REDIS_PREFIX"),
+    ],
+)
+def test_a_variable_of_redis_without_effect_is_refused_by_name(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Environment.read(variables)

@@ -1,7 +1,5 @@
 """In Kubernetes nothing has a default: a default that works there by accident loses tasks."""
 
-from typing import Any
-
 import pytest
 
 from app import runtime
@@ -40,18 +38,6 @@ def test_a_laptop_without_a_model_gets_the_tiny_one(monkeypatch: pytest.MonkeyPa
     path = runtime.model_path(environment())
     assert path == str(runtime.local_model())
     assert (runtime.local_model() / "model_index.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("variables", "url"),
-    [
-        ({"REDIS_HOST": "redis"}, "redis://redis:6379/0"),
-        ({"REDIS_HOST": "redis", "REDIS_PORT": "7000"}, "redis://redis:7000/0"),
-        ({"REDIS_HOST": "redis", "REDIS_PASSWORD": "a/b@c:d"}, "redis://:a%2Fb%40c%3Ad@redis:6379/0"),
-    ],
-)
-def test_host_port_and_password_make_a_url(variables: dict[str, Any], url: str) -> None:
-    assert runtime.redis_url(environment(**variables)) == url
 
 
 @pytest.mark.parametrize(

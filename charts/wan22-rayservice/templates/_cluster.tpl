@@ -55,6 +55,12 @@ authOptions:
 {{- if .Values.ray.gcsFaultTolerance }}
 gcsFaultToleranceOptions:
   redisAddress: {{ include "wan22.redisAddress" . | quote }}
+  {{- if not .Values.redis.enabled }}
+  {{- with .Values.redis.external.username }}
+  redisUsername:
+    value: {{ . | quote }}
+  {{- end }}
+  {{- end }}
   {{- if include "wan22.redisSecret" . }}
   redisPassword:
     {{- include "wan22.redisPasswordSource" . | nindent 4 }}

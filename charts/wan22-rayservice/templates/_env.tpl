@@ -1,6 +1,7 @@
 {{/*
 Environment of the app. It holds nothing that changes with the worker count: KubeRay builds a new cluster when a pod's
-environment changes. KubeRay itself gives the head REDIS_PASSWORD for its own state, and refuses a second one.
+environment changes. KubeRay itself gives the head REDIS_USERNAME and REDIS_PASSWORD for Ray's state, and refuses them
+here.
 Usage: {{- include "wan22.env" (dict "root" . "head" true) | nindent 4 }}
 */}}
 {{- define "wan22.env" -}}
@@ -10,23 +11,40 @@ Usage: {{- include "wan22.env" (dict "root" . "head" true) | nindent 4 }}
   value: {{ $values.model.path | quote }}
 - name: STORAGE_URI
   value: {{ $values.storage.uri | quote }}
-{{- if and $secret (not (and .head $values.ray.gcsFaultTolerance)) }}
-- name: REDIS_PASSWORD
-  {{- include "wan22.redisPasswordSource" .root | nindent 2 }}
-{{- end }}
-{{- if include "wan22.redisTls" .root }}
-{{- if $secret }}
-- name: WAN22_REDIS_PASSWORD
-  {{- include "wan22.redisPasswordSource" .root | nindent 2 }}
-{{- end }}
-- name: REDIS_URL
-  value: {{ include "wan22.redisUrl" .root | quote }}
-{{- else }}
 - name: REDIS_HOST
   value: {{ include "wan22.redisHost" .root | quote }}
 - name: REDIS_PORT
   value: {{ include "wan22.redisPort" .root | quote }}
+{{- if and $secret (not (and .head $values.ray.gcsFaultTolerance)) }}
+- name: REDIS_PASSWORD
+  {{- include "wan22.redisPasswordSource" .root | nindent 2 }}
 {{- end }}
+{{- if not $values.redis.enabled }}
+{{- with $values.redis.external }}
+{{- if and .username (not (and $.head $values.ray.gcsFaultTolerance)) }}
+- name: REDIS_USERNAME
+  value: {{ .username | quote }}
+{{- end }}
+{{- if .database }}
+- name: REDIS_DATABASE
+  value: {{ .database | quote }}
+{{- end }}
+{{- if .tls }}
+- name: REDIS_TLS
+  value: "true"
+{{- end }}
+{{- if .caSecret }}
+- name: REDIS_CA_FILE
+  value: {{ include "wan22.redisCaFile" $.root | quote }}
+- name: RAY_REDIS_CA_CERT
+  value: {{ include "wan22.redisCaFile" $.root | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+- name: REDIS_PREFIX
+  value: {{ include "wan22.redisPrefix" .root | quote }}
+- name: WAN22_RELEASE
+  value: {{ printf "%s/%s" .root.Release.Namespace (include "wan22.base" .root) | quote }}
 - name: HF_HOME
   value: /cache/huggingface
 {{- with $values.model.hubToken }}

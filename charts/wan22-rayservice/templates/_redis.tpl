@@ -31,12 +31,20 @@ Usage: {{ include "wan22.redisAddress" . }}
 {{- end }}
 
 {{/*
-Redis as a URL with TLS. The password is the variable WAN22_REDIS_PASSWORD of the same container, if there is one.
-Usage: {{ include "wan22.redisUrl" . }}
+What begins every key in Redis. The chart's own Redis has one release; on an external one each release has its own keys.
+Usage: {{ include "wan22.redisPrefix" . }}
 */}}
-{{- define "wan22.redisUrl" -}}
-{{- $password := include "wan22.redisSecret" . | empty | ternary "" ":$(WAN22_REDIS_PASSWORD)@" -}}
-{{- printf "rediss://%s%s:%s/0" $password (include "wan22.redisHost" .) (include "wan22.redisPort" .) -}}
+{{- define "wan22.redisPrefix" -}}
+{{- $own := .Values.redis.enabled | ternary "wan22:" (printf "wan22:%s/%s:" .Release.Namespace (include "wan22.base" .)) -}}
+{{- .Values.redis.keyPrefix | default $own -}}
+{{- end }}
+
+{{/*
+File of the certificate authority of an external Redis, in every Ray pod.
+Usage: {{ include "wan22.redisCaFile" . }}
+*/}}
+{{- define "wan22.redisCaFile" -}}
+{{- printf "/etc/wan22/redis-ca/%s" .Values.redis.external.caKey -}}
 {{- end }}
 
 {{/*

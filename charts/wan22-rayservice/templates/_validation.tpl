@@ -57,6 +57,12 @@ Usage: {{- include "wan22.validate" . }}
 {{- if and .Values.redis.enabled .Values.redis.external.host -}}
 {{- fail (printf "redis.external.host: %s is set while redis.enabled is true; set redis.enabled to false to use that Redis, or remove redis.external.host" .Values.redis.external.host) -}}
 {{- end -}}
+{{- if and .Values.redis.external.caSecret (not .Values.redis.external.tls) -}}
+{{- fail (printf "redis.external.caSecret: %s is set, but redis.external.tls is false, so that no certificate is checked; set redis.external.tls to true, or remove redis.external.caSecret" .Values.redis.external.caSecret) -}}
+{{- end -}}
+{{- if and .Values.redis.external.username (not .Values.redis.existingSecret) -}}
+{{- fail (printf "redis.external.username: %s is set without a password; set redis.existingSecret to the Secret that holds it" .Values.redis.external.username) -}}
+{{- end -}}
 {{- end }}
 
 {{- define "wan22.validateStorage" -}}

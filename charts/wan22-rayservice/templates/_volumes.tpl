@@ -38,6 +38,13 @@ Usage: {{- include "wan22.volumes" (dict "root" . "group" .Values.head) | ninden
   persistentVolumeClaim:
     claimName: {{ include "wan22.videosClaim" .root }}
 {{- end }}
+{{- if not .root.Values.redis.enabled }}
+{{- with .root.Values.redis.external.caSecret }}
+- name: redis-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- end }}
 {{- with .root.Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -62,6 +69,11 @@ Usage: {{- include "wan22.volumeMounts" (dict "root" . "group" .Values.head) | n
 {{- if include "wan22.videosClaimed" .root }}
 - name: videos
   mountPath: {{ .root.Values.storage.mountPath }}
+{{- end }}
+{{- if and (not .root.Values.redis.enabled) .root.Values.redis.external.caSecret }}
+- name: redis-ca
+  mountPath: {{ dir (include "wan22.redisCaFile" .root) }}
+  readOnly: true
 {{- end }}
 {{- with .root.Values.extraVolumeMounts }}
 {{ toYaml . }}

@@ -17,6 +17,11 @@ _HINTS = (
     ("OOM", "its memory is full: raise redis.resources or its maxmemory"),
     ("Name or service not known", "no such host: see redis.external.host, or the Redis Service"),
     ("Name does not resolve", "no such host: see redis.external.host, or the Redis Service"),
+    (
+        "belong to release",
+        "give each release its own redis.keyPrefix, or delete the key `<prefix>owner` in that Redis "
+        "if the other release no longer exists",
+    ),
     ("not set", "set redis.external.host, or redis.enabled"),
 )
 

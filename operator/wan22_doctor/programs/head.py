@@ -80,21 +80,22 @@ def _redis(seconds: float) -> dict[str, Any]:
     except ValueError as error:
         return {"error": str(error), "server": "?"}
     limits: dict[str, Any] = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "decode_responses": True}
-    if environment.redis_url:
-        client = redis.Redis.from_url(environment.redis_url.get_secret_value(), **limits)
-    elif environment.redis_host:
-        password = environment.redis_password.get_secret_value() if environment.redis_password else None
-        client = redis.Redis(environment.redis_host, environment.redis_port, password=password, **limits)
-    else:
+    url = environment.redis_address()
+    if not url:
         return {"error": "neither REDIS_URL nor REDIS_HOST is set in the pod", "server": "?"}
+    client = redis.Redis.from_url(url, **limits)
     kwargs = client.connection_pool.connection_kwargs
     server = f"{kwargs.get('host')}:{kwargs.get('port')}"
     began = time.monotonic()
     try:
         client.ping()
-        client.set("wan22:doctor", "1", ex=10)
+        client.set(f"{environment.redis_prefix}doctor", "1", ex=10)
+        owner = str(client.get(f"{environment.redis_prefix}owner") or "")
     except redis.RedisError as error:
         return {"server": server, "error": f"{type(error).__name__}: {error}"}
+    if owner and owner != environment.release:
+        text = f"its keys {environment.redis_prefix}* belong to release {owner!r}, and this is {environment.release!r}"
+        return {"server": server, "error": text}
     answer: dict[str, Any] = {"server": server, "seconds": time.monotonic() - began}
     try:
         wanted = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")

@@ -15,6 +15,7 @@ from app.tasks.keys import Key
 from app.tasks.store import (
     MOST_DEATHS,
     Started,
+    StoreRefusedError,
     StoreUnavailableError,
     TaskError,
     TaskStatus,
@@ -22,14 +23,14 @@ from app.tasks.store import (
     UnreadableTaskError,
 )
 from testing.records import gang_state, task_config
-from testing.waiting import until
+from testing.waiting import until, until_async
 
 CLUSTER = "this-cluster"
 
 
-def connect(url: str, task_ttl_seconds: float = 60) -> TaskStore:
+def connect(url: str, **options: Any) -> TaskStore:
     """A store whose lease and queue no test reaches."""
-    return TaskStore.connect(url, lease_seconds=15, task_ttl_seconds=task_ttl_seconds, max_queued_tasks=1000)
+    return TaskStore.connect(url, **{"lease_seconds": 15, "task_ttl_seconds": 60, "max_queued_tasks": 1000, **options})
 
 
 async def submit(store: TaskStore, *names: str) -> None:
@@ -326,6 +327,11 @@ async def test_a_state_that_does_not_change_is_written_once(store: TaskStore, re
 
 async def test_a_gang_that_died_is_forgotten(store: TaskStore, redis_server: EmbeddedRedis) -> None:
     await store.publish_gang(gang_state("dead", CLUSTER), serving=True, ttl_seconds=0.001)
+
+    async def is_gone() -> bool:
+        return await store.gangs(CLUSTER) == []
+
+    await until_async("the gang's publication has ended", is_gone)
     await store.publish_gang(gang_state("alive", CLUSTER), serving=True, ttl_seconds=30)
     async with Redis.from_url(redis_server.url) as client:
         assert await client.zrange(Key.GANGS.full(CLUSTER), 0, -1) == [b"alive"]
@@ -510,3 +516,71 @@ async def test_a_record_that_cannot_be_read_is_left_out_of_a_list(
         tasks, before = await store.page(limit=1, before=before)
         seen += [task.task_id for task in tasks]
     assert (seen, before) == (["d", "a"], None), "a page without a readable task has a next page"
+
+
+async def test_releases_with_prefixes_of_their_own_share_a_server(
+    redis_server: EmbeddedRedis, store: TaskStore
+) -> None:
+    prod = connect(redis_server.url, prefix="wan22:prod:", release="video/prod")
+    staging = connect(redis_server.url, prefix="wan22:staging:", release="video/staging")
+    for one in (prod, staging):
+        await gangs(one, 1)
+        assert await one.keep_epoch(CLUSTER, complete=True, ttl_seconds=60) == 1
+    await submit(prod, "a")
+    assert await take(staging) is None
+    assert await staging.page() == ([], None)
+    assert await take(prod) == "a"
+    for one in (prod, staging):
+        await one.close()
+
+
+@pytest.mark.usefixtures("store")
+async def test_another_release_with_the_same_prefix_is_refused_by_name(redis_server: EmbeddedRedis) -> None:
+    stores = {
+        name: connect(redis_server.url, prefix="wan22:shared:", release=name)
+        for name in ("video/prod", "video/staging", "")
+    }
+    await stores["video/prod"].submit("a", {}, task_config())
+    for name in ("video/staging", ""):
+        for call in (stores[name].claim(), stores[name].submit("b", {}, task_config()), stores[name].get("a")):
+            with pytest.raises(StoreRefusedError, match=r"wan22:shared:\*.*'video/prod'.*redis\.keyPrefix") as refusal:
+                await call
+            assert f"this is release {name!r}" in str(refusal.value)
+    await stores["video/prod"].claim()
+    for store in stores.values():
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--cluster-enabled", "yes"), "runs in cluster mode"),
+        (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "evicts keys .*allkeys-lru.* noeviction"),
+    ],
+)
+async def test_a_server_that_cannot_keep_tasks_is_refused_by_name(options: tuple[str, ...], message: str) -> None:
+    server = EmbeddedRedis(options=options).start()
+    store = connect(server.url)
+    with pytest.raises(StoreRefusedError, match=message):
+        await store.submit("a", {}, task_config())
+    await store.close()
+    server.stop()
+
+
+@pytest.mark.usefixtures("store")
+async def test_a_user_of_the_server_with_few_rights_is_enough(redis_server: EmbeddedRedis) -> None:
+    admin = Redis.from_url(redis_server.url)
+    await admin.acl_setuser(
+        "app",
+        enabled=True,
+        passwords=["+geheim"],
+        keys=["wan22:*"],
+        channels=["wan22:*"],
+        commands=["+@all", "-@dangerous", "-@admin"],
+    )
+    url = redis_server.url.replace("redis://", "redis://app:geheim@")
+    store = connect(url, release="video/acl")
+    await submit(store, "a")
+    await store.close()
+    await admin.acl_deluser("app")
+    await admin.aclose()
