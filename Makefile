@@ -9,9 +9,6 @@ PYTHON := .venv/bin/python
 CHART := charts/wan22-rayservice
 TEXTS := $(wildcard README.md CONTRIBUTING.md CHANGELOG.md RELEASE.md SECURITY.md docs) $(CHART)/README.md $(CHART)/values.yaml
 
-# Tests that need a started Ray, a control plane or Helm, which `make unit` leaves out together with those marked slow.
-NOT_UNIT := tests/service tests/control_plane tests/charts tests/wan22_doctor/test_programs.py
-
 .PHONY: help
 help: ## Print what each target does
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -48,7 +45,11 @@ lint: setup ## Check format, lint, types, imports and spelling: seconds, once my
 
 .PHONY: unit
 unit: setup ## Run the tests that need no Ray, no Go tools and no rank processes: under a minute
-	@.venv/bin/pytest -n 2 -m "not slow" $(NOT_UNIT:%=--ignore=%)
+	@.venv/bin/pytest -n 2 -m "not slow"
+
+.PHONY: slow
+slow: setup tools ## Run what make unit leaves out, but for those that need running pods
+	@.venv/bin/pytest -n 2 -m slow --durations=12
 
 .PHONY: generate
 generate: setup ## Write what is generated from app/config.py and values.yaml
@@ -73,7 +74,7 @@ chart: setup ## Check that the chart's generated files are current, lint it and 
 check: lint chart ## Run lint and chart
 
 .PHONY: test
-test: setup tools ## Run all tests that need no running pods
+test: setup tools ## Run all tests that need no running pods: unit and slow
 	@.venv/bin/pytest -n 2 --durations=12
 
 .PHONY: readme
@@ -82,7 +83,7 @@ readme: setup ## Run the commands of README's "Try it": make demo, make run and 
 
 .PHONY: coverage
 coverage: setup ## Print how much of the code the tests in one process run, and the ten least covered files
-	@.venv/bin/pytest -q -m "not slow" $(NOT_UNIT:%=--ignore=%) --cov --cov-report=
+	@.venv/bin/pytest -q -m "not slow" --cov --cov-report=
 	@.venv/bin/coverage report --format=markdown --sort=cover | head -n 12
 	@echo "total: $$(.venv/bin/coverage report --format=total) % of lines and branches"
 

@@ -27,6 +27,9 @@ SHARED = {"ray_cluster": "tests/service/ tests/wan22_doctor/test_programs.py", "
 SLOW = {"rank_pool", "fresh_world"}
 """Fixtures that start rank processes: a test that uses one is slow."""
 
+SLOW_PATHS = ("tests/charts/", *" ".join(SHARED.values()).split())
+"""Tests that need Helm, a started Ray or a control plane are slow too."""
+
 
 class OneOfEach(LoadFileScheduling):  # type: ignore[misc]
     """Gives each process whole files, and all files that share something large to one process.
@@ -49,10 +52,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Schedul
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that start rank processes; refuse one that would start a second Ray cluster or control plane."""
+    """Mark the slow tests; refuse one that would start a second Ray cluster or control plane."""
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
-        if used & SLOW:
+        if used & SLOW or item.nodeid.startswith(SLOW_PATHS):
             item.add_marker(pytest.mark.slow)
         for fixture in used & SHARED.keys():
             if not item.nodeid.startswith(tuple(SHARED[fixture].split())):
