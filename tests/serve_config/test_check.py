@@ -252,6 +252,7 @@ def test_rayservice_that_nobody_fills_in_is_told(tmp_path: Path, capsys: pytest.
     ],
     ids=["syntax", "module", "name", "builder", "variable"],
 )
+@pytest.mark.slow  # It starts a Python that imports Ray.
 def test_import_shows_python_errors_before_anything_is_applied(tmp_path: Path, module: str, words: list[str]) -> None:
     (tmp_path / "broken_app.py").write_text(module, encoding="utf-8")
     (tmp_path / "config.yaml").write_text("applications: [{name: a, import_path: 'broken_app:app'}]", encoding="utf-8")
@@ -261,6 +262,7 @@ def test_import_shows_python_errors_before_anything_is_applied(tmp_path: Path, m
         assert word in done.stdout
 
 
+@pytest.mark.slow  # It starts a Python that imports Ray.
 def test_import_builds_our_application(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(render(ServeValues()), encoding="utf-8")
     done = check_import(tmp_path, "config.json")

@@ -26,6 +26,7 @@ def model_of(work: Work) -> ModelFolder:
     return model
 
 
+@pytest.mark.slow  # A step of the whole model is counted on the meta device.
 @pytest.mark.parametrize("name", ["A14B-720p81", "A14B-480p81", "5B-704p121"])
 def test_the_arithmetic_of_a_step_is_what_a_formula_says(name: str) -> None:
     work, model = WORKS[name], model_of(WORKS[name])
