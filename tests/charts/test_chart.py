@@ -58,6 +58,12 @@ def test_schema_allows_nothing_that_values_do_not_name() -> None:
         ({"storage.uri": "videos"}, ["/storage/uri"]),
         ({"storage.uri": "file:///elsewhere"}, ["storage.uri", "mounted: /videos"]),
         ({"storage.persistence.enabled": "false"}, ["storage.uri", "mounted: none"]),
+        ({"model.existingClaim": "w"}, ["model.path: Wan-AI/", "claim w", "mounted at /models", "set model.path to"]),
+        ({"model.existingClaim": "w", "model.path": "/modelsx/a"}, ["model.path: /modelsx/a is no folder of the claim"]),
+        (
+            {"storage.uri": "s3://b", "storage.persistence.existingClaim": "c"},
+            ["storage.persistence.existingClaim: c", "storage.uri is s3://b", "remove storage.persistence.existingClaim"],
+        ),
         ({"fullnameOverride": "9a"}, ["fullnameOverride"]),
         ({"app.deploy": "false"}, ["app.deploy", "set kind to RayCluster"]),
         ({"worker.resources.limits.cpu": "7500m"}, ["/worker/resources/limits/cpu"]),

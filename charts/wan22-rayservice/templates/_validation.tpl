@@ -6,6 +6,7 @@ Usage: {{- include "wan22.validate" . }}
 {{- include "wan22.validatePlan" . -}}
 {{- include "wan22.validateCpus" . -}}
 {{- include "wan22.validateRedis" . -}}
+{{- include "wan22.validateModel" . -}}
 {{- include "wan22.validateStorage" . -}}
 {{- include "wan22.validateCluster" . -}}
 {{- end }}
@@ -65,7 +66,27 @@ Usage: {{- include "wan22.validate" . }}
 {{- end -}}
 {{- end }}
 
+{{- define "wan22.validateModel" -}}
+{{- if .Values.model.existingClaim -}}
+{{- $mount := trimSuffix "/" .Values.model.mountPath -}}
+{{- $used := hasPrefix (printf "%s/" $mount) (printf "%s/" .Values.model.path) -}}
+{{- /* The claim may also hold a cache of the hub. */}}
+{{- range .Values.extraEnv -}}
+{{- if and (has .name (list "HF_HOME" "HF_HUB_CACHE")) (hasPrefix (printf "%s/" $mount) (printf "%s/" (toString .value))) -}}
+{{- $used = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not $used -}}
+{{- fail (printf "model.path: %s is no folder of the claim %s (model.existingClaim), which is mounted at %s, so that the claim would have no effect; set model.path to the model's folder in it, such as %s/%s, or remove model.existingClaim" .Values.model.path .Values.model.existingClaim $mount $mount (base .Values.model.path)) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "wan22.validateStorage" -}}
+{{- $claim := .Values.storage.persistence.existingClaim -}}
+{{- if and $claim (not (include "wan22.videosClaimed" .)) -}}
+{{- fail (printf "storage.persistence.existingClaim: %s is set but would not be mounted, since storage.uri is %s and storage.persistence.enabled is %t; set storage.uri to file://%s with storage.persistence.enabled true, or remove storage.persistence.existingClaim" $claim .Values.storage.uri .Values.storage.persistence.enabled .Values.storage.mountPath) -}}
+{{- end -}}
 {{- $uri := .Values.storage.uri -}}
 {{- if hasPrefix "file://" $uri -}}
 {{- $path := trimPrefix "file://" $uri -}}
