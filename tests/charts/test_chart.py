@@ -58,11 +58,21 @@ def test_schema_allows_nothing_that_values_do_not_name() -> None:
         ({"storage.uri": "videos"}, ["/storage/uri"]),
         ({"storage.uri": "file:///elsewhere"}, ["storage.uri", "mounted: /videos"]),
         ({"storage.persistence.enabled": "false"}, ["storage.uri", "mounted: none"]),
+        ({"extraEnv[0].name": "REDIS_PASSWORD"}, ["extraEnv: KubeRay refuses REDIS_PASSWORD", "redis.existingSecret"]),
+        ({"extraEnv[0].value": "a"}, ["/extraEnv/0", "name"]),
+        ({"commonLabels.app\\.kubernetes\\.io/instance": "a"}, ["commonLabels: app.kubernetes.io/instance is set by"]),
         ({"model.existingClaim": "w"}, ["model.path: Wan-AI/", "claim w", "mounted at /models", "set model.path to"]),
-        ({"model.existingClaim": "w", "model.path": "/modelsx/a"}, ["model.path: /modelsx/a is no folder of the claim"]),
+        (
+            {"model.existingClaim": "w", "model.path": "/modelsx/a"},
+            ["model.path: /modelsx/a is no folder of the claim"],
+        ),
         (
             {"storage.uri": "s3://b", "storage.persistence.existingClaim": "c"},
-            ["storage.persistence.existingClaim: c", "storage.uri is s3://b", "remove storage.persistence.existingClaim"],
+            [
+                "storage.persistence.existingClaim: c",
+                "storage.uri is s3://b",
+                "remove storage.persistence.existingClaim",
+            ],
         ),
         ({"fullnameOverride": "9a"}, ["fullnameOverride"]),
         ({"app.deploy": "false"}, ["app.deploy", "set kind to RayCluster"]),
@@ -102,6 +112,49 @@ def test_pods_are_restricted(file: Path, template: Template) -> None:
             assert own["allowPrivilegeEscalation"] is False, name
             assert own["capabilities"] == {"drop": ["ALL"]} | ({"add": ["IPC_LOCK"]} if rdma else {}), name
             assert "resources" in container, name
+
+
+KEYED = {
+    "extraEnv": [
+        {"name": "HF_HOME", "value": "/mine"},
+        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "3"},
+        {"name": "TWICE", "value": "1"},
+        {"name": "TWICE", "value": "2"},
+    ],
+    "extraVolumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "mine"}}],
+    "extraVolumeMounts": [{"name": "cache", "mountPath": "/dev/shm/"}],
+    "imagePullSecrets": [{"name": "pull"}, {"name": "pull"}],
+    "operator": {"extraEnv": [{"name": "METRICS_PORT", "value": "1"}], "podLabels": {"helm.sh/chart": "mine"}},
+    "commonLabels": {"app.kubernetes.io/version": "mine"},
+    "podMonitor": {"enabled": True, "labels": {"app.kubernetes.io/managed-by": "mine"}},
+}
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "RayCluster", "operator.enabled": "false"}])
+def test_what_a_user_adds_takes_the_place_of_the_charts_own(
+    kind: dict[str, Any], template: Template, tmp_path: Path
+) -> None:
+    """The API server refuses two entries of one key."""
+    file = tmp_path / "keyed.yaml"
+    file.write_text(yaml.safe_dump(KEYED), encoding="utf-8")
+    rendered = template(file, **kind)
+    assert rendered.error == ""
+    found = dict(pods(rendered.objects))
+    for name, spec in found.items():
+        keyed = [(spec.get("volumes", []), "name"), (spec.get("imagePullSecrets", []), "name")]
+        for container in spec["containers"]:
+            keyed += [(container.get("env", []), "name"), (container.get("volumeMounts", []), "mountPath")]
+        for entries, key in keyed:
+            keys = [str(entry[key]).rstrip("/") for entry in entries]
+            assert len(keys) == len(set(keys)), f"{name}: {keys}"
+    for name in (one for one in found if one.startswith("Ray")):
+        (container,) = found[name]["containers"]
+        env = {one["name"]: one.get("value") for one in container["env"]}
+        assert (env["HF_HOME"], env["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"], env["TWICE"]) == ("/mine", "3", "2")
+        assert {"name": "cache", "persistentVolumeClaim": {"claimName": "mine"}} in found[name]["volumes"]
+        assert {"name": "cache", "mountPath": "/dev/shm/"} in container["volumeMounts"]
+    for one in rendered.objects:
+        assert one["metadata"]["labels"]["app.kubernetes.io/version"] == "mine", one["metadata"]["name"]
 
 
 @pytest.mark.parametrize("sets", [{"totalWorkers": 8}, {"gangs": 3}])

@@ -68,7 +68,7 @@ gcsFaultToleranceOptions:
 {{- end }}
 headGroupSpec:
   rayStartParams:
-    {{- merge (dict "num-cpus" "0" "num-gpus" "0" "dashboard-host" "0.0.0.0") .Values.head.rayStartParams | toYaml | nindent 4 }}
+    {{- merge (dict "num-cpus" "0" "num-gpus" "0") .Values.head.rayStartParams (dict "dashboard-host" "0.0.0.0") | toYaml | nindent 4 }}
   template:
     {{- include "wan22.rayPod" (dict "root" . "name" "ray-head" "group" .Values.head "resources" .Values.head.resources) | nindent 4 }}
 workerGroupSpecs:

@@ -40,9 +40,6 @@ spec:
         - {name: metrics, containerPort: 8080}
       env:
         {{- include "wan22.env" $pod | nindent 8 }}
-        {{- /* From SIGTERM on, `ray start` drains its own Ray node for as long. */}}
-        - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
-          value: {{ .group.drainSeconds | quote }}
       {{- with include "wan22.envFrom" .root }}
       {{- . | trim | nindent 6 }}
       {{- end }}

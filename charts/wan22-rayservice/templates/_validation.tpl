@@ -8,6 +8,7 @@ Usage: {{- include "wan22.validate" . }}
 {{- include "wan22.validateRedis" . -}}
 {{- include "wan22.validateModel" . -}}
 {{- include "wan22.validateStorage" . -}}
+{{- include "wan22.validateLists" . -}}
 {{- include "wan22.validateCluster" . -}}
 {{- end }}
 
@@ -105,6 +106,24 @@ Usage: {{- include "wan22.validate" . }}
 {{- end -}}
 {{- if not $inside -}}
 {{- fail (printf "storage.uri: %s lies in no volume that all pods share (mounted: %s); set storage.mountPath to a folder above it with storage.persistence.enabled true, mount a shared volume with extraVolumes and extraVolumeMounts, or use an object store" $uri (join ", " $mounts | default "none")) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "wan22.validateLists" -}}
+{{- if .Values.ray.gcsFaultTolerance -}}
+{{- range .Values.extraEnv -}}
+{{- if has .name (list "REDIS_PASSWORD" "REDIS_USERNAME" "RAY_REDIS_ADDRESS") -}}
+{{- fail (printf "extraEnv: KubeRay refuses %s in a cluster that keeps Ray's state in Redis; set redis.existingSecret, redis.external.username or redis.external.host instead, or ray.gcsFaultTolerance to false" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $fixed := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "wan22.dev/managed" -}}
+{{- range $place, $labels := dict "commonLabels" .Values.commonLabels "operator.podLabels" .Values.operator.podLabels "podMonitor.labels" .Values.podMonitor.labels -}}
+{{- range $fixed -}}
+{{- if hasKey ($labels | default dict) . -}}
+{{- fail (printf "%s: %s is set by the chart, which selects its objects by it; use another label" $place .) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
