@@ -129,6 +129,9 @@ Usage: {{- include "wan22.validate" . }}
 {{- end }}
 
 {{- define "wan22.validateCluster" -}}
+{{- if and .Values.nccl.hostNetwork .Values.networkPolicy.enabled (not .Values.networkPolicy.nodeCidrs) -}}
+{{- fail "networkPolicy.nodeCidrs: empty, but nccl.hostNetwork gives worker pods the node's network, which no policy can select by pod; set it to the address ranges of the GPU nodes, such as [10.0.0.0/16], so that workers reach the head and Redis, or set networkPolicy.enabled to false" -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z]" (include "wan22.base" .)) -}}
 {{- fail (printf "fullnameOverride: KubeRay needs a name that starts with a letter, but found %s; set fullnameOverride to such a name" (include "wan22.base" .)) -}}
 {{- end -}}
