@@ -8,6 +8,7 @@ Usage: {{- include "wan22.validate" . }}
 {{- include "wan22.validateRedis" . -}}
 {{- include "wan22.validateModel" . -}}
 {{- include "wan22.validateStorage" . -}}
+{{- include "wan22.validateClaims" . -}}
 {{- include "wan22.validateLists" . -}}
 {{- include "wan22.validateCluster" . -}}
 {{- end }}
