@@ -159,6 +159,76 @@ def test_what_a_user_adds_takes_the_place_of_the_charts_own(
         assert one["metadata"]["labels"]["app.kubernetes.io/version"] == "mine", one["metadata"]["name"]
 
 
+EVERY_POD = [{}, {"kind": "RayCluster", "operator.enabled": "false"}]
+
+
+@pytest.mark.parametrize("kind", EVERY_POD)
+def test_no_pod_keeps_an_id_that_is_set_to_null(kind: dict[str, Any], template: Template) -> None:
+    """OpenShift gives each namespace its own ids, and refuses a pod that asks for others."""
+    nulls = {f"podSecurityContext.{key}": "null" for key in ("runAsUser", "runAsGroup", "fsGroup")}
+    for name, spec in pods(template(**kind, **nulls).objects):
+        contexts = [spec["securityContext"], *(container["securityContext"] for container in spec["containers"])]
+        for context in contexts:
+            assert not {"runAsUser", "runAsGroup", "fsGroup"} & context.keys(), name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+    everything = {
+        f"podSecurityContext.{key}": "null" for key in ("runAsNonRoot", "fsGroupChangePolicy", "seccompProfile")
+    }
+    for name, spec in pods(template(**kind, **nulls, **everything).objects):
+        assert spec["securityContext"] == {}, name
+
+
+@pytest.mark.parametrize("kind", EVERY_POD)
+def test_every_container_takes_its_security_context_from_values(kind: dict[str, Any], template: Template) -> None:
+    sets = {"podSecurityContext.supplementalGroups": "{5}", "containerSecurityContext.privileged": "false"}
+    for name, spec in pods(template(**kind, **sets).objects):
+        assert spec["securityContext"]["supplementalGroups"] == [5], name
+        for container in spec["containers"]:
+            assert container["securityContext"]["privileged"] is False, name
+
+
+def test_root_reaches_ray_pods_and_no_other(template: Template) -> None:
+    rendered = template(**{"podSecurityContext.runAsUser": 0, "nccl.ipcLock": "true"})
+    found = dict(pods(rendered.objects))
+    for name, spec in found.items():
+        context = spec["securityContext"]
+        root = name.startswith("RayService") or name.startswith("Pod")
+        assert (context["runAsUser"] == 0, context["runAsNonRoot"]) == (root, not root), name
+        for container in spec["containers"]:
+            assert "runAsNonRoot" not in container["securityContext"], name
+    (worker,) = found["RayService wan22-rayservice gpu-workers"]["containers"]
+    assert worker["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+
+
+def test_redis_and_the_operator_have_security_contexts_of_their_own(template: Template) -> None:
+    rendered = template(
+        **{
+            "redis.podSecurityContext.runAsUser": 7,
+            "redis.containerSecurityContext.readOnlyRootFilesystem": "false",
+            "operator.podSecurityContext.fsGroup": 8,
+            "operator.containerSecurityContext.privileged": "false",
+        }
+    )
+    redis, operator = (rendered.one(kind)["spec"]["template"]["spec"] for kind in ("StatefulSet", "Deployment"))
+    assert (redis["securityContext"]["runAsUser"], redis["securityContext"]["runAsGroup"]) == (7, 999)
+    assert redis["containers"][0]["securityContext"]["readOnlyRootFilesystem"] is False
+    assert (operator["securityContext"]["runAsUser"], operator["securityContext"]["fsGroup"]) == (65532, 8)
+    assert operator["containers"][0]["securityContext"]["privileged"] is False
+
+
+def test_another_pod_is_another_job(template: Template) -> None:
+    """The API server changes no Job, so that an upgrade would fail."""
+    sets = {"kind": "RayCluster", "operator.enabled": "false"}
+    changes = ({}, {"jobs.podLabels.team": "video"}, {"podSecurityContext.runAsUser": 5}, {"app.apiCpus": 0.5})
+    names = {
+        one["metadata"]["name"]
+        for change in changes
+        for one in template(**sets, **change).objects
+        if one["kind"] == "Job" and "-deploy-" in one["metadata"]["name"]
+    }
+    assert len(names) == len(changes)
+
+
 @pytest.mark.parametrize("sets", [{"totalWorkers": 8}, {"gangs": 3}])
 def test_a_count_changes_no_pod(sets: dict[str, Any], template: Template) -> None:
     """KubeRay would build a new cluster."""

@@ -120,7 +120,7 @@ Usage: {{- include "wan22.validate" . }}
 {{- end -}}
 {{- end -}}
 {{- $fixed := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "wan22.dev/managed" -}}
-{{- range $place, $labels := dict "commonLabels" .Values.commonLabels "operator.podLabels" .Values.operator.podLabels "podMonitor.labels" .Values.podMonitor.labels -}}
+{{- range $place, $labels := dict "commonLabels" .Values.commonLabels "operator.podLabels" .Values.operator.podLabels "podMonitor.labels" .Values.podMonitor.labels "jobs.podLabels" .Values.jobs.podLabels -}}
 {{- range $fixed -}}
 {{- if hasKey ($labels | default dict) . -}}
 {{- fail (printf "%s: %s is set by the chart, which selects its objects by it; use another label" $place .) -}}
