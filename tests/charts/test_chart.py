@@ -60,6 +60,7 @@ def test_schema_allows_nothing_that_values_do_not_name() -> None:
         ({"storage.persistence.enabled": "false"}, ["storage.uri", "mounted: none"]),
         ({"nccl.hostNetwork": "true"}, ["networkPolicy.nodeCidrs: empty", "nccl.hostNetwork", "networkPolicy.enabled"]),
         ({"networkPolicy.nodeCidrs": "{here}"}, ["/networkPolicy/nodeCidrs/0"]),
+        ({"worker.preStopSeconds": 5}, ["worker.preStopSeconds: 5", "set worker.drainSeconds", "--reset-then-reuse"]),
         ({"extraEnv[0].name": "REDIS_PASSWORD"}, ["extraEnv: KubeRay refuses REDIS_PASSWORD", "redis.existingSecret"]),
         ({"extraEnv[0].value": "a"}, ["/extraEnv/0", "name"]),
         ({"commonLabels.app\\.kubernetes\\.io/instance": "a"}, ["commonLabels: app.kubernetes.io/instance is set by"]),
@@ -218,7 +219,8 @@ def test_redis_and_the_operator_have_security_contexts_of_their_own(template: Te
 
 def test_another_pod_is_another_job(template: Template) -> None:
     """The API server changes no Job, so that an upgrade would fail."""
-    sets = {"kind": "RayCluster", "operator.enabled": "false"}
+    sets: dict[str, Any] = {"kind": "RayCluster", "operator.enabled": "false"}
+    changes: tuple[dict[str, Any], ...]
     changes = ({}, {"jobs.podLabels.team": "video"}, {"podSecurityContext.runAsUser": 5}, {"app.apiCpus": 0.5})
     names = {
         one["metadata"]["name"]

@@ -22,7 +22,7 @@ def uninstall(tmp_path: Path) -> Uninstall:
     token.write_text(ADMIN_TOKEN)
 
     def run(managed: Managed, seconds: float) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, CHART / "files" / "uninstall.py", "--kind=RayService", f"--name={NAME}"]
+        command = [sys.executable, str(CHART / "files" / "uninstall.py"), "--kind=RayService", f"--name={NAME}"]
         return subprocess.run(
             [*command, f"--namespace={managed.namespace}", f"--timeout={seconds}"],
             env={

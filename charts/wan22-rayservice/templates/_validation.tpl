@@ -3,6 +3,7 @@ Rules between fields, which values.schema.json cannot express. Each message name
 Usage: {{- include "wan22.validate" . }}
 */}}
 {{- define "wan22.validate" -}}
+{{- include "wan22.validateKeys" . -}}
 {{- include "wan22.validatePlan" . -}}
 {{- include "wan22.validateCpus" . -}}
 {{- include "wan22.validateRedis" . -}}
@@ -11,6 +12,18 @@ Usage: {{- include "wan22.validate" . }}
 {{- include "wan22.validateClaims" . -}}
 {{- include "wan22.validateLists" . -}}
 {{- include "wan22.validateCluster" . -}}
+{{- end }}
+
+{{- define "wan22.validateKeys" -}}
+{{- range $path, $successor := .Files.Get "files/removed-values.yaml" | fromYaml -}}
+{{- $place := $.Values -}}
+{{- range splitList "." $path -}}
+{{- $place = kindIs "map" $place | ternary (get ($place | default dict) .) "" -}}
+{{- end -}}
+{{- if not (empty $place) -}}
+{{- fail (printf "%s: %v, but this chart has no such value; set %s instead and remove %s. `helm upgrade --reuse-values` brings values of the chart before: use --reset-then-reuse-values" $path $place $successor $path) -}}
+{{- end -}}
+{{- end -}}
 {{- end }}
 
 {{- define "wan22.validatePlan" -}}
