@@ -132,6 +132,16 @@ Usage: {{- include "wan22.validate" . }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $given := dict -}}
+{{- range .Values.extraEnv -}}
+{{- /* What a value from elsewhere holds is not known here. */}}
+{{- $_ := set $given .name (.valueFrom | empty | ternary (toString .value) "localhost") -}}
+{{- end -}}
+{{- range $proxy, $except := dict "http_proxy" "no_proxy" "HTTP_PROXY" "NO_PROXY" -}}
+{{- if and (hasKey $given $proxy) (not (contains "localhost" (get $given $except | default ""))) (ne (get $given $except) "*") -}}
+{{- fail (printf "extraEnv: %s is set, but %s does not name localhost (found %q), so that KubeRay's probes and the pods' own calls would go through the proxy; add %s with localhost,127.0.0.1,.svc and the address ranges of pods and Services" $proxy $except (get $given $except | default "") $except) -}}
+{{- end -}}
+{{- end -}}
 {{- $fixed := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "wan22.dev/managed" -}}
 {{- range $place, $labels := dict "commonLabels" .Values.commonLabels "operator.podLabels" .Values.operator.podLabels "podMonitor.labels" .Values.podMonitor.labels "jobs.podLabels" .Values.jobs.podLabels -}}
 {{- range $fixed -}}
