@@ -103,6 +103,8 @@ def schema(values: list[Value], title: str) -> dict[str, Any]:
     top: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#", "title": title} | _object()
     # Helm passes this to every chart, and subcharts share it.
     top["properties"]["global"] = {"type": "object"}
+    # A chart that has this one as a dependency switches it by such a value (`condition`), and Helm passes that on.
+    top["properties"]["enabled"] = {"type": "boolean"}
     for value in values:
         place = top
         for name in value.path[:-1]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -281,6 +282,26 @@ def test_raycluster_by_hand_is_nobodys(template: Template) -> None:
     rendered = template(kind="RayCluster", **{"app.deploy": "false", "operator.enabled": "false"})
     assert "wan22.dev/managed" not in rendered.one("RayCluster")["metadata"]["labels"]
     assert [one["kind"] for one in rendered.objects if "deploy" in one["metadata"]["name"]] == []
+
+
+UMBRELLA = {
+    "apiVersion": "v2",
+    "name": "studio",
+    "version": "1.0.0",
+    "dependencies": [{"name": CHART.name, "version": ">=0.0.0", "alias": "video", "condition": "video.enabled"}],
+}
+
+
+def test_another_chart_can_depend_on_it(tmp_path: Path, template: Template) -> None:
+    shutil.copytree(CHART, tmp_path / "charts" / CHART.name)
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(UMBRELLA), encoding="utf-8")
+    sets = {"video.enabled": "true", "global.team": "video", "video.podSecurityContext.runAsUser": "null"}
+    rendered = template(chart=tmp_path, **sets)
+    assert rendered.error == ""
+    assert rendered.one("RayService")["metadata"]["name"] == "wan22-rayservice"
+    for name, spec in pods(rendered.objects):
+        assert "runAsUser" not in spec["securityContext"], name
+    assert template(chart=tmp_path, **{"video.enabled": "false"}).objects == []
 
 
 def test_package_holds_the_template_as_a_file(
