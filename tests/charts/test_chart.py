@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,45 @@ def test_raycluster_by_hand_is_nobodys(template: Template) -> None:
     rendered = template(kind="RayCluster", **{"app.deploy": "false", "operator.enabled": "false"})
     assert "wan22.dev/managed" not in rendered.one("RayCluster")["metadata"]["labels"]
     assert [one["kind"] for one in rendered.objects if "deploy" in one["metadata"]["name"]] == []
+
+
+def _values(found: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every key of values.yaml with its default, groups included."""
+    for key, value in found.items():
+        yield above + key, value
+        if isinstance(value, dict):
+            yield from _values(value, f"{above}{key}.")
+
+
+def _groups(part: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the keys that the schema gives children."""
+    for key, found in part["properties"].items():
+        if "properties" in found:
+            yield above + key
+            yield from _groups(found, f"{above}{key}.")
+
+
+def test_a_group_that_is_missing_is_named(template: Template) -> None:
+    """As `helm upgrade --reuse-values` leaves out what the chart before did not have."""
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    for group in _groups(schema):
+        refused = template(**{group: "null"})
+        assert f"{group}: null or missing" in refused.error
+        assert "--reset-then-reuse-values" in refused.error
+
+
+def test_a_list_or_a_map_can_be_null(template: Template) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    groups = set(_groups(schema))
+    optional = [
+        key
+        for key, value in _values(values)
+        if isinstance(value, dict | list) and key not in groups and key.rpartition(".")[0] in {"", *groups}
+    ]
+    assert len(optional) > 40
+    rendered = template(**dict.fromkeys(optional, "null"), **{"podMonitor.enabled": "true", "ingress.enabled": "true"})
+    assert rendered.error == ""
 
 
 UMBRELLA = {

@@ -27,6 +27,8 @@ Usage: {{ include "wan22.webhookName" . }}
 Usage: {{ if include "wan22.webhookEnabled" . }}
 */}}
 {{- define "wan22.webhookEnabled" -}}
+{{- /* Helm renders the webhooks' templates before validate.yaml. */}}
+{{- include "wan22.validateKeys" . -}}
 {{- if and .Values.operator.enabled .Values.webhook.enabled }}true{{ end -}}
 {{- end }}
 
@@ -57,7 +59,7 @@ Usage: {{- include "wan22.operatorRules" . | nindent 2 }}
   verbs: [get]
 - apiGroups: [""]
   resources: [secrets]
-  resourceNames: {{ prepend .Values.operator.tokenSecrets (include "wan22.raySecret" .) | uniq | toJson }}
+  resourceNames: {{ prepend (.Values.operator.tokenSecrets | default list) (include "wan22.raySecret" .) | uniq | toJson }}
   verbs: [get]
 {{- end }}
 

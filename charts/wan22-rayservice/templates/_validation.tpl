@@ -15,6 +15,20 @@ Usage: {{- include "wan22.validate" . }}
 {{- end }}
 
 {{- define "wan22.validateKeys" -}}
+{{- $groups := list "image" "app" "model" "model.hubToken" "storage" "storage.persistence" "redis" "redis.image"
+  "redis.external" "redis.persistence" "ray" "ray.auth" "head" "worker" "worker.resources" "worker.resources.limits"
+  "nccl" "nccl.rdma" "jobs" "serviceAccount" "ingress" "networkPolicy" "podDisruptionBudget" "podMonitor"
+  "uninstall" "smokeTest" "operator" "operator.image" "operator.podDisruptionBudget" "operator.serviceAccount"
+  "webhook" -}}
+{{- range $path := $groups -}}
+{{- $place := $.Values -}}
+{{- range splitList "." $path -}}
+{{- $place = kindIs "map" $place | ternary (get ($place | default dict) .) "" -}}
+{{- end -}}
+{{- if not (kindIs "map" $place) -}}
+{{- fail (printf "%s: null or missing, but the chart needs it; leave it out of your values to have its defaults, or upgrade with --reset-then-reuse-values instead of --reuse-values" $path) -}}
+{{- end -}}
+{{- end -}}
 {{- range $path, $successor := .Files.Get "files/removed-values.yaml" | fromYaml -}}
 {{- $place := $.Values -}}
 {{- range splitList "." $path -}}
@@ -170,7 +184,7 @@ Usage: {{- include "wan22.validate" . }}
 {{- end -}}
 {{- range $name := list "num-cpus" "num-gpus" -}}
 {{- range $group := list "head" "worker" -}}
-{{- if hasKey (index $.Values $group).rayStartParams $name -}}
+{{- if hasKey ((index $.Values $group).rayStartParams | default dict) $name -}}
 {{- fail (printf "%s.rayStartParams: %s is set by the chart (a head offers no CPUs and GPUs, a worker offers those of its limits); remove it" $group $name) -}}
 {{- end -}}
 {{- end -}}
