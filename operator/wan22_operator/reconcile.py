@@ -107,9 +107,10 @@ class Reconciler:
 
     async def _apply_annotations(self, obj: Snapshot) -> Snapshot:
         """Make spec and annotations agree again after a webhook outage: any write makes the webhook do it."""
-        if not await off_loop(admission.drift, obj, obj):
+        changes: dict[str, str | None] = dict(admission.surplus_noted(obj))
+        if not changes and not await off_loop(admission.drift, obj, obj):
             return obj
-        return await self._write(obj, {names.STATUS: obj.annotations.get(names.STATUS, "{}")})
+        return await self._write(obj, changes or {names.STATUS: obj.annotations.get(names.STATUS, "{}")})
 
     async def _gather(self, obj: Snapshot, snapshot: Snapshot | None, wanted: Counts, active: Active) -> Situation:
         assert obj.group is not None
@@ -135,7 +136,20 @@ class Reconciler:
         if found is None or found.deleting or found.group is None:
             return None
         self._cache.put(found)
-        return found
+        return await self._agreeing(found)
+
+    async def _agreeing(self, cluster: Snapshot) -> Snapshot:
+        """Return a RayCluster whose spec is what the operator's annotations on it say.
+
+        Its spec is compared each time: anybody may have edited it while no webhook judged that.
+        """
+        if desired.active(cluster) is None:
+            return cluster  # the operator has not sized it yet
+        changes: dict[str, str | None] = dict(admission.surplus_noted(cluster))
+        if not changes and not admission.drift(cluster, cluster):
+            return cluster
+        log.info("RayCluster %s/%s was changed by somebody else", cluster.namespace, cluster.name)
+        return await self._write_cluster(cluster, changes)
 
     async def _observe(self, snapshot: Snapshot, wanted: Counts, active: Active, ranks_per_pod: int) -> Cluster:
         """Return the RayCluster's state; its pods and Ray nodes are read only if the next step depends on them."""
@@ -145,7 +159,7 @@ class Reconciler:
         leaving = names_in(snapshot.annotations.get(names.WORKERS_TO_DELETE))
         bare = Cluster(
             snapshot.name,
-            annotated if annotated is not None else snapshot.group.replicas or 0,
+            annotated if annotated is not None else snapshot.group.pods_asked,
             leaving,
             gangs=await self._ray_head.gangs(snapshot),
             creation_fails=snapshot.creation_fails,

@@ -1,6 +1,7 @@
 """The fields of a RayService or RayCluster that the operator decides by, taken out of the whole object."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,11 @@ class WorkerGroup:
     workers_to_delete: tuple[str, ...]
     """Pods that ``scaleStrategy`` names; KubeRay deletes them."""
     has_scale_strategy: bool
+
+    @property
+    def pods_asked(self) -> int:
+        """Worker pods that KubeRay makes: the replicas within their bounds."""
+        return min(max(self.replicas or 0, self.minimum or 0), sys.maxsize if self.maximum is None else self.maximum)
 
 
 @dataclass(frozen=True)

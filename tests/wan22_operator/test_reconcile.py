@@ -159,3 +159,57 @@ async def test_ray_nodes_of_another_worker_group_are_not_counted() -> None:
     await plane.reconciler.reconcile(KEY)
     status = json.loads(plane.kube.objects[SERVICE]["metadata"]["annotations"][names.STATUS])
     assert status["message"] == "2 of 4 worker pods have joined Ray"
+
+
+def edited(plane: Plane, noted: int, **fields: int) -> dict[str, Any]:
+    """Have somebody edit the RayCluster that the operator has sized at ``noted`` pods; return its worker group."""
+    body = plane.kube.objects[CLUSTER]
+    counts = {"active-workers": "1", "active-gangs": "1", "active-pods": str(noted)}
+    body["metadata"]["annotations"] = {f"{names.PREFIX}{key}": value for key, value in counts.items()}
+    group: dict[str, Any] = body["spec"]["workerGroupSpecs"][0]
+    group |= dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), noted) | fields
+    plane.kube.store(CLUSTER, body)
+    plane.watch()
+    return group
+
+
+async def test_pods_that_somebody_added_to_a_raycluster_leave_on_proof() -> None:
+    plane = Plane()
+    edited(plane, 2, replicas=4, maxReplicas=4)
+    await plane.reconciler.reconcile(KEY)
+    group = plane.kube.objects[CLUSTER]["spec"]["workerGroupSpecs"][0]
+    assert plane.leaving == '["pod-2", "pod-3"]'
+    assert group["replicas"] == 2
+    assert group["scaleStrategy"] == {"workersToDelete": ["pod-2", "pod-3"]}
+
+
+async def test_pods_that_somebody_added_stay_while_a_gang_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    plane = Plane()
+    edited(plane, 2, replicas=4, maxReplicas=4)
+
+    async def starting(*_: Any) -> tuple[Gang, ...]:
+        return (Gang(2, 2, GangPhase.STARTING, 2, addresses=frozenset({"10.0.0.0", "10.0.0.1"})),)
+
+    monkeypatch.setattr(plane.head, "gangs", starting)
+    await plane.reconciler.reconcile(KEY)
+    group = plane.kube.objects[CLUSTER]["spec"]["workerGroupSpecs"][0]
+    assert (plane.leaving, group["replicas"]) == (None, 4)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"replicas": 1, "minReplicas": 0}, {"replicas": 0, "minReplicas": 0, "maxReplicas": 0}, {"maxReplicas": 9}],
+)
+async def test_a_raycluster_that_somebody_edited_is_repaired(
+    fields: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = Plane()
+    edited(plane, 4, **fields)
+
+    async def silent(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(plane.head, "gangs", silent)
+    await plane.reconciler.reconcile(KEY)
+    group = plane.kube.objects[CLUSTER]["spec"]["workerGroupSpecs"][0]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (4, 4, 4)
