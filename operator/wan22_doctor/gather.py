@@ -344,7 +344,8 @@ def choose(bodies: list[Json], name: str, namespace: str) -> Json:
 
 def follows(deployment: Json, namespace: str) -> bool:
     """Return True if an operator's Deployment follows a namespace."""
-    return environment(deployment).get("WATCH_NAMESPACE", "") in ("", namespace)
+    watched = environment(deployment).get("WATCH_NAMESPACE", "")
+    return not watched or namespace in watched.replace(" ", "").split(",")
 
 
 def environment(deployment: Json) -> dict[str, str]:

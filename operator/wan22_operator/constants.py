@@ -27,6 +27,9 @@ OPERATOR = "wan22-operator"
 WEBHOOK = "wan22-operator-webhook"
 """Default name of the webhooks' Service and of the Secret with their certificate."""
 
+DIRECT = "wan22-operator-direct"
+"""Field manager of what the operator writes into a spec because no webhook did."""
+
 PREFIX = names.PREFIX
 MANAGED = names.MANAGED
 """Label, "true" on the objects that the operator may change."""

@@ -26,8 +26,19 @@ class ObjectCache:
             self._objects.pop(obj.key, None)
             return
         known = self._objects.get(obj.key)
-        if known is None or known.uid != obj.uid or _version(known) <= _version(obj):
+        if known is None or known.uid != obj.uid or known.version <= obj.version:
             self._objects[obj.key] = obj
+
+    def is_news(self, obj: Snapshot) -> bool:
+        """Return True if an object is the operator's and not known in this state, or was the operator's before."""
+        known = self._objects.get(obj.key)
+        if known is None:
+            return obj.managed or bool(obj.owner)
+        return known.uid != obj.uid or known.version < obj.version
+
+    def known(self, kind: str, namespace: str) -> list[Snapshot]:
+        """Return the known objects of a kind in a namespace, or in all of them if ``namespace`` is empty."""
+        return [obj for obj in self._objects.values() if obj.kind == kind and namespace in ("", obj.namespace)]
 
     def remove(self, obj: Snapshot) -> None:
         """Forget an object that was deleted, but not a newer one of the same name."""
@@ -45,7 +56,3 @@ def reconciled_as(obj: Snapshot) -> Key:
     if obj.kind == names.RAY_CLUSTER and obj.owner:
         return names.RAY_SERVICE, obj.namespace, obj.owner
     return obj.key
-
-
-def _version(obj: Snapshot) -> int:
-    return int(obj.resource_version) if obj.resource_version.isdigit() else 0

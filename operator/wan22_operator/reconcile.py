@@ -1,9 +1,11 @@
 """Reconciles one object: gathers its situation, decides the next step, takes it and reports."""
 
+import asyncio
 import json
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from time import monotonic
 
 from kubernetes.aio.client import ApiException
 
@@ -12,6 +14,7 @@ from wan22_operator import admission, desired, metrics
 from wan22_operator import constants as names
 from wan22_operator.api_server import Json
 from wan22_operator.desired import Active, BadCountError, Counts
+from wan22_operator.json_patch import Patch
 from wan22_operator.kube import ConflictError, Kube
 from wan22_operator.object_cache import Key, ObjectCache
 from wan22_operator.observed import Cluster, Gang, Pod
@@ -37,15 +40,29 @@ log = logging.getLogger(__name__)
 PATIENCE = 3
 """Reconciles in a row without an answer of the app before the status reports it."""
 
+RETRIES = 2
+"""How often a write is repeated at once if no webhook applied it: of two replicas, one may just have died."""
+RETRY_SECONDS = 1.0
+
+ASKED_COUNT = "the-operator-asks"
+"""A count that the webhook must refuse, in a dry run."""
+
 DIRECT = (
     "the webhooks did not apply the operator's annotations ({why}), so the operator wrote {fields} itself; "
-    "a later `helm upgrade` of these fields may report a conflict"
+    "a `helm upgrade` of these fields reports a conflict {until}"
 )
 """Message of the Event WroteSpecDirectly."""
 
 
+class NotAppliedError(RuntimeError):
+    """No webhook applied the operator's annotations; they may do so soon."""
+
+
 class Reconciler:
-    """Reconciles objects. Between two reconciles it remembers only how often it has waited for an object."""
+    """Reconciles objects.
+
+    Between two reconciles it remembers only how often it has waited for an object, and since when webhooks are away.
+    """
 
     def __init__(
         self, kube: Kube, ray_head: RayHead, cache: ObjectCache, recorder: Recorder, settings: Settings
@@ -56,6 +73,7 @@ class Reconciler:
         self._recorder = recorder
         self._settings = settings
         self._waits: dict[Key, int] = {}
+        self._away_since: float | None = None
 
     async def reconcile(self, key: Key) -> float | None:
         """Take the next step for an object; return the seconds until its next reconcile, None if it needs none."""
@@ -70,10 +88,15 @@ class Reconciler:
                 metrics.RECONCILES.labels("conflict").inc()
                 await self._refresh(obj)
                 return 0.05
+            except NotAppliedError as error:
+                metrics.RECONCILES.labels("unapplied").inc()
+                log.warning("%s %s/%s: %s", *obj.key, error)
+                return RETRY_SECONDS
             except Exception as error:
                 metrics.RECONCILES.labels("failed").inc()
-                await self._tell_failure(obj, error)
-                raise
+                if await self._tell_failure(obj, error):
+                    raise
+                return None
         metrics.RECONCILES.labels(type(step).__name__.lower()).inc()
         return self._seconds_until_next(key, step)
 
@@ -81,7 +104,7 @@ class Reconciler:
         problem = await off_loop(_unusable, obj)
         if problem:
             return await self._refuse(obj, problem)
-        obj = await self._adopt(obj)
+        obj = await self._give_back(await self._adopt(obj))
         active = desired.active(obj)
         assert active is not None
         assert obj.group is not None
@@ -213,21 +236,66 @@ class Reconciler:
         return written
 
     async def _write(self, obj: Snapshot, changes: dict[str, str | None]) -> Snapshot:
-        """Write annotations. The webhook applies them to the spec within the request; if it did not, write the spec."""
+        """Write annotations. The webhook applies them to the spec within the request.
+
+        If it is switched off, or stays away, the spec is written too, as a field manager that gives its fields back.
+
+        Raises:
+            NotAppliedError: the webhooks are away, but not for long yet.
+        """
         patch = admission.annotate(obj, changes)
-        why = ""
+        due = await off_loop(admission.drift, admission.annotated(obj, changes), obj)
         if not self._settings.webhook_enabled:
-            direct = await off_loop(admission.drift, admission.annotated(obj, changes), obj)
-            patch, why = patch + direct, "they are switched off" if direct else ""
+            written = await self._kube.patch(obj, patch + due, manager=names.DIRECT if due else "")
+            self._cache.put(written)
+            if due:
+                await self._tell_direct(written, "they are switched off", "unless it has --force-conflicts")
+            return written
         written = await self._kube.patch(obj, patch)
-        direct = await off_loop(admission.drift, written, obj)
-        if direct:
-            written = await self._kube.patch(written, direct)
-            why = "the API server did not reach them"
+        for _ in range(RETRIES):
+            if not await off_loop(admission.drift, written, obj):
+                break
+            await asyncio.sleep(RETRY_SECONDS)
+            written = await self._kube.patch(written, [])  # changes nothing, but passes the webhooks
         self._cache.put(written)
-        if why:
-            fields = "serveConfigV2 and the worker group" if obj.kind == names.RAY_SERVICE else "the worker group"
-            await self._recorder.record(written, "Warning", "WroteSpecDirectly", DIRECT.format(why=why, fields=fields))
+        missing = await off_loop(admission.drift, written, obj)
+        if missing:
+            self._must_be_away_for_long()
+            written = await self._kube.patch(written, missing, manager=names.DIRECT)
+            self._cache.put(written)
+            await self._tell_direct(written, "the API server did not reach them", "until they answer again")
+        elif due:
+            self._away_since = None
+        return written
+
+    def _must_be_away_for_long(self) -> None:
+        now = monotonic()
+        self._away_since = self._away_since if self._away_since is not None else now
+        patience = self._settings.webhook_patience_seconds
+        if now - self._away_since < patience:
+            raise NotAppliedError(
+                f"the API server does not reach the webhooks for {now - self._away_since:.0f} s; after {patience:g} s "
+                "the operator writes the spec itself"
+            )
+
+    async def _tell_direct(self, obj: Snapshot, why: str, until: str) -> None:
+        fields = "serveConfigV2 and the worker group" if obj.kind == names.RAY_SERVICE else "the worker group"
+        message = DIRECT.format(why=why, fields=fields, until=until)
+        await self._recorder.record(obj, "Warning", "WroteSpecDirectly", message)
+
+    async def _give_back(self, obj: Snapshot) -> Snapshot:
+        """Give up the fields that the operator wrote itself, once the webhooks answer, so that Helm may write them."""
+        if obj.written_directly is None or not self._settings.webhook_enabled:
+            return obj
+        refusal = await self._kube.refusal(obj, admission.annotate(obj, {names.TOTAL_WORKERS: ASKED_COUNT}))
+        if ASKED_COUNT not in refusal:
+            return obj
+        self._away_since = None
+        patch: Patch = [{"op": "remove", "path": f"/metadata/managedFields/{obj.written_directly}"}]
+        written = await self._kube.patch(obj, patch)
+        self._cache.put(written)
+        message = "the webhooks answer again; the operator owns no field of the spec any more"
+        await self._recorder.record(written, "Normal", "GaveSpecBack", message)
         return written
 
     async def _deploy(self, obj: Snapshot, situation: Situation, step: Step) -> str:
@@ -267,19 +335,22 @@ class Reconciler:
         await self._recorder.record(obj, "Warning", "NotUsable", problem)
         return Settled(problem)
 
-    async def _tell_failure(self, obj: Snapshot, error: Exception) -> None:
-        """Report a look that failed, as far as the API server lets it."""
+    async def _tell_failure(self, obj: Snapshot, error: Exception) -> bool:
+        """Report a look that failed, as far as the API server lets it; return False if the object is gone."""
         message = f"the operator's look failed: {_told(error)}"
-        await self._recorder.record(obj, "Warning", "LookFailed", message)
         try:
             fresh = await self._kube.snapshot(obj.kind, obj.namespace, obj.name)
-            if fresh is not None:
-                wanted = (desired.active(fresh) or Active(Counts(desired.DEFAULT_WORKERS, 1), 1)).counts
-                with suppress(BadCountError):
-                    wanted = desired.wanted(fresh)
-                await self._write_status(fresh, Status("failing", wanted, None, message))
+            if fresh is None:
+                self._cache.remove(obj)
+                return False
+            await self._recorder.record(obj, "Warning", "LookFailed", message)
+            wanted = (desired.active(fresh) or Active(Counts(desired.DEFAULT_WORKERS, 1), 1)).counts
+            with suppress(BadCountError):
+                wanted = desired.wanted(fresh)
+            await self._write_status(fresh, Status("failing", wanted, None, message))
         except Exception as second:
             log.warning("%s %s/%s: its status cannot be written: %s", *obj.key, _told(second))
+        return True
 
     async def _write_status(self, obj: Snapshot, status: Status) -> None:
         before = obj.annotations.get(names.STATUS)

@@ -14,7 +14,7 @@ class Settings(StrictModel):
     """The operator's environment variables; each field is read from the variable of its name in upper case."""
 
     watch_namespace: str = ""
-    """The only namespace to work in; empty for the whole cluster."""
+    """The namespaces to work in, separated by commas; empty for the whole cluster."""
     pod_name: str = "operator"
     """Name of this replica and its identity in the Lease; two replicas of the same name would both lead."""
     pod_namespace: str = "default"
@@ -24,9 +24,13 @@ class Settings(StrictModel):
     """How long a replica that stopped renewing the Lease stays the leader. A Lease holds whole seconds only."""
     resync_seconds: float = Field(30, ge=1)
     """How often an object is reconciled when nothing happens."""
+    relist_seconds: float = Field(60, ge=1)
+    """How often all objects are listed, in case a watch has missed an event."""
     poll_seconds: float = Field(1, gt=0)
     """How often an object is reconciled while it is being resized."""
     webhook_enabled: bool = True
+    webhook_patience_seconds: float = Field(30, ge=0)
+    """How long the webhooks may stay away until the operator writes specs itself."""
     webhook_host: str = "0.0.0.0"
     webhook_port: int = Field(9443, ge=1, le=65535)
     webhook_service: str = names.WEBHOOK
@@ -47,6 +51,11 @@ class Settings(StrictModel):
                 f"{self.resync_seconds:g}; lower POLL_SECONDS or raise RESYNC_SECONDS"
             )
         return self
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The namespaces to work in; one empty text for the whole cluster."""
+        return [name.strip() for name in self.watch_namespace.split(",")]
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:

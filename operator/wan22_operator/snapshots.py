@@ -70,6 +70,8 @@ class Snapshot:
     """On a RayCluster: the Service of its head."""
     model_path: str = ""
     """MODEL_PATH of the worker pods; empty if their spec does not hold it."""
+    written_directly: int | None = None
+    """Index of the ``managedFields`` that hold what the operator wrote because no webhook did; None for none."""
     token_secret: str = ""
     """Secret that holds Ray's token; empty if Ray asks for none."""
 
@@ -77,6 +79,11 @@ class Snapshot:
     def key(self) -> tuple[str, str, str]:
         """Kind, namespace and name, which identify the object."""
         return self.kind, self.namespace, self.name
+
+    @property
+    def version(self) -> int:
+        """The resourceVersion as a number, which grows with each change of any object of its kind."""
+        return int(self.resource_version) if self.resource_version.isdigit() else 0
 
     @property
     def standalone(self) -> bool:
@@ -118,6 +125,9 @@ def read(kind: str, body: Body) -> Snapshot:
         pending_cluster=str(_map(status, "pendingServiceStatus").get("rayClusterName") or ""),
         model_path=_model_path(cluster),
         head_service=str(_map(status, "head").get("serviceName") or f"{name}-head-svc"),
+        written_directly=next(
+            (n for n, one in enumerate(meta.get("managedFields") or ()) if one.get("manager") == names.DIRECT), None
+        ),
         token_secret=token,
     )
 

@@ -37,6 +37,8 @@ class WebhookServer:
         self._settings = settings
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._loaded: Certificates | None = None
+        self.serving = False
+        """True once its port is open."""
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -44,15 +46,14 @@ class WebhookServer:
         app.add_routes([web.post("/mutate", self._mutate), web.post("/validate", self._validate)])
         runner = web.AppRunner(app, handle_signals=False, access_log=None)
         await runner.setup()
-        started = False
         try:
             while True:
                 try:
                     await self._renew_certificate()
-                    if not started:
+                    if not self.serving:
                         host, port = self._settings.webhook_host, self._settings.webhook_port
                         await web.TCPSite(runner, host, port, ssl_context=self._context, reuse_port=True).start()
-                        started = True
+                        self.serving = True
                         log.info("webhooks are served on port %d", port)
                     await self._fill_ca_bundle()
                     pause: float = CHECK_SECONDS

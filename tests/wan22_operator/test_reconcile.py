@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from kubernetes.aio.client import ApiException
+from wan22_operator import admission, metrics
 from wan22_operator import constants as names
-from wan22_operator import metrics
+from wan22_operator import reconcile as reconcile_module
 from wan22_operator.kube import object_path
 from wan22_operator.object_cache import ObjectCache
 from wan22_operator.observed import Gang, Leader
@@ -213,3 +214,100 @@ async def test_a_raycluster_that_somebody_edited_is_repaired(
     await plane.reconciler.reconcile(KEY)
     group = plane.kube.objects[CLUSTER]["spec"]["workerGroupSpecs"][0]
     assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (4, 4, 4)
+
+
+async def test_an_object_whose_deletion_no_watch_told_is_forgotten() -> None:
+    plane = Plane()
+    for path in (SERVICE, CLUSTER):
+        del plane.kube.objects[path]
+    assert await plane.reconciler.reconcile(KEY) is None
+    assert plane.cache.get(KEY) is None
+    assert not any(path.endswith("/events") for _, path, _ in plane.kube.writes)
+
+
+class Webhook:
+    """The mutating webhook of a Plane; the API server does not reach it for its first ``missed`` calls."""
+
+    def __init__(self, missed: int) -> None:
+        self.missed = missed
+        self._before: Any = None
+
+    def __call__(self, body: dict[str, Any]) -> dict[str, Any]:
+        if "serveConfigV2" not in body["spec"]:
+            return body
+        self.missed -= 1
+        if self.missed >= 0:
+            return body
+        text = body["spec"]["serveConfigV2"]
+        new = read(names.RAY_SERVICE, body)
+        for operation in admission.drift(new, self._before):
+            FakeKube()._apply(body, operation)
+        assert text
+        return body
+
+
+def growing(plane: Plane, missed: int, patience: float = 30) -> None:
+    """Have the Plane's RayService wait for room for 8 ranks, with webhooks that miss their first calls."""
+    plane.kube.webhook = Webhook(missed)
+    settings = Settings(webhook_patience_seconds=patience)
+    plane.reconciler = Reconciler(plane.kube, plane.head, plane.cache, Recorder(plane.kube, "o"), settings)
+    plane.kube.objects[SERVICE]["metadata"]["annotations"][names.TOTAL_WORKERS] = "8"
+    plane.watch()
+
+
+def events(plane: Plane) -> list[str]:
+    return [body["reason"] for verb, path, body in plane.kube.writes if verb == "POST" and path.endswith("/events")]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile_module, "RETRY_SECONDS", 0)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_a_webhook_that_misses_a_call_is_asked_again() -> None:
+    plane = Plane()
+    growing(plane, missed=1)
+    await plane.reconciler.reconcile(KEY)
+    assert plane.kube.objects[SERVICE]["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["replicas"] == 8
+    assert set(plane.kube.managers) == {""}
+    assert "WroteSpecDirectly" not in events(plane)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_while_the_webhooks_are_away_the_operator_waits_before_it_writes_specs() -> None:
+    plane = Plane()
+    growing(plane, missed=9)
+    for _ in range(3):
+        assert await plane.reconciler.reconcile(KEY) == 0
+        group = plane.kube.objects[SERVICE]["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+        assert group["replicas"] == 4
+    await plane.reconciler.reconcile(KEY)
+    group = plane.kube.objects[SERVICE]["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
+    assert group["replicas"] == 8
+    assert "WroteSpecDirectly" not in events(plane)
+
+
+@pytest.mark.usefixtures("at_once")
+async def test_what_the_operator_wrote_itself_is_given_back_once_the_webhooks_answer() -> None:
+    plane = Plane()
+    growing(plane, missed=3, patience=0)
+    await plane.reconciler.reconcile(KEY)
+    assert plane.kube.objects[SERVICE]["metadata"]["managedFields"] == [{"manager": names.DIRECT}]
+    assert "WroteSpecDirectly" in events(plane)
+    webhook, plane.kube.webhook = plane.kube.webhook, None
+    await plane.reconciler.reconcile(KEY)
+    assert plane.kube.objects[SERVICE]["metadata"]["managedFields"] == [{"manager": names.DIRECT}]
+    plane.kube.webhook = webhook
+    await plane.reconciler.reconcile(KEY)
+    assert plane.kube.objects[SERVICE]["metadata"]["managedFields"] == []
+    assert "GaveSpecBack" in events(plane)
+
+
+async def test_with_webhooks_switched_off_the_spec_has_a_field_manager_of_its_own() -> None:
+    plane = Plane()
+    plane.kube.objects[SERVICE]["metadata"]["annotations"][names.TOTAL_WORKERS] = "8"
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    assert names.DIRECT in plane.kube.managers
+    assert "WroteSpecDirectly" in events(plane)

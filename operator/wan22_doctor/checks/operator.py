@@ -41,11 +41,11 @@ def _lease(found: Operator, now: datetime.datetime) -> Finding:
     lease = found.lease
     if isinstance(lease, NotSeen):
         return ok(f"its Lease cannot be seen ({lease.why})")
+    log = "see its log: kubectl logs -l app.kubernetes.io/component=operator"
     if lease is None:
-        return failed("its Lease does not exist, so no replica reconciles", "the chart creates it: helm upgrade")
+        return failed("its Lease does not exist, so no replica reconciles", f"the operator makes it: {log}")
     spec = lease.get("spec") or {}
     holder, since = spec.get("holderIdentity"), age(spec.get("renewTime"), now)
-    log = "see its log: kubectl logs -l app.kubernetes.io/component=operator"
     if not holder:
         return failed(f"nobody holds the Lease {name_of(lease)}, so no replica reconciles", log)
     # The clocks of nodes may differ by some seconds.
