@@ -33,6 +33,8 @@ from wan22_operator.steps import (
     Step,
     Wait,
     next_step,
+    pods_held,
+    release,
 )
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,9 @@ PATIENCE = 3
 RETRIES = 2
 """How often a write is repeated at once if no webhook applied it: of two replicas, one may just have died."""
 RETRY_SECONDS = 1.0
+
+UNSEEN_SECONDS = 10.0
+"""How long a growth waits until KubeRay has noted what somebody else changed."""
 
 ASKED_COUNT = "the-operator-asks"
 """A count that the webhook must refuse, in a dry run."""
@@ -74,12 +79,15 @@ class Reconciler:
         self._settings = settings
         self._waits: dict[Key, int] = {}
         self._away_since: float | None = None
+        # The generation that KubeRay has not noted yet, and since when; minus infinity if the operator made it.
+        self._unseen: dict[Key, tuple[int, float]] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Take the next step for an object; return the seconds until its next reconcile, None if it needs none."""
         obj = self._cache.get(key)
         if obj is None or not obj.managed or obj.deleting:
             self._waits.pop(key, None)
+            self._unseen.pop(key, None)
             return None
         with metrics.RECONCILE_SECONDS.time():
             try:
@@ -118,9 +126,43 @@ class Reconciler:
         situation = await self._gather(obj, sized, wanted, active)
         step = next_step(situation)
         obj = await self._act(obj, sized, step)
+        released = await self._release(obj, sized)
         message = await self._deploy(obj, situation, step)
         await self._report(obj, situation, step, refused or message, bool(refused))
-        return step
+        return released or step if isinstance(step, Settled) else step
+
+    async def _release(self, obj: Snapshot, sized: Snapshot | None) -> Step | None:
+        """Free surplus pods of the RayClusters that an upgrade replaces; return the last step that is not settled."""
+        due: Step | None = None
+        current = sized.name if sized else obj.pending_cluster or obj.active_cluster
+        for old in self._cache.known(names.RAY_CLUSTER, obj.namespace):
+            if old.owner != obj.name or obj.kind != names.RAY_SERVICE or old.name == current:
+                continue
+            if old.deleting or old.group is None or old.autoscaling or old.suspended:
+                continue
+            ranks_per_pod = old.group.ranks_per_pod
+            old = await self._agreeing(old)
+            cluster = await self._gangs_of(old)
+            need = pods_held(cluster, ranks_per_pod)
+            if need is None or (cluster.target <= need and not cluster.leaving):
+                continue
+            due = release(await self._with_pods(old, cluster, need), ranks_per_pod)
+            await self._act(obj, old, due)
+        return due
+
+    def _is_unseen(self, obj: Snapshot) -> bool:
+        """Return True if KubeRay may still replace the RayCluster because of what somebody else changed.
+
+        KubeRay announces a new cluster in the same write in which it notes the generation. But it notes none while the
+        head of the cluster does not answer, so the operator does not wait for it longer than ``UNSEEN_SECONDS``.
+        """
+        if obj.standalone or obj.pending_cluster or obj.observed_generation >= obj.generation:
+            self._unseen.pop(obj.key, None)
+            return False
+        generation, since = self._unseen.get(obj.key, (0, 0.0))
+        if generation != obj.generation:
+            generation, since = self._unseen[obj.key] = obj.generation, monotonic()
+        return monotonic() - since < UNSEEN_SECONDS
 
     async def _adopt(self, obj: Snapshot) -> Snapshot:
         """Annotate an object that the operator sees for the first time with the counts of its spec."""
@@ -137,7 +179,13 @@ class Reconciler:
 
     async def _gather(self, obj: Snapshot, snapshot: Snapshot | None, wanted: Counts, active: Active) -> Situation:
         assert obj.group is not None
-        cluster = await self._observe(snapshot, wanted, active, obj.group.ranks_per_pod) if snapshot else None
+        cluster = None
+        if snapshot is not None:
+            need = wanted.pods(obj.group.ranks_per_pod)
+            cluster = await self._gangs_of(snapshot)
+            # Pods and nodes are read only if the next step depends on them.
+            if active != Active(wanted, need) or cluster.pods_set != need or cluster.leaving:
+                cluster = await self._with_pods(snapshot, cluster, need)
         return Situation(
             wanted=wanted,
             active=active,
@@ -145,6 +193,7 @@ class Reconciler:
             cluster=cluster,
             autoscaling=obj.autoscaling,
             suspended=obj.suspended or (snapshot is not None and snapshot.suspended),
+            unseen=self._is_unseen(obj),
         )
 
     async def _sized_cluster(self, obj: Snapshot) -> Snapshot | None:
@@ -174,21 +223,20 @@ class Reconciler:
         log.info("RayCluster %s/%s was changed by somebody else", cluster.namespace, cluster.name)
         return await self._write_cluster(cluster, changes)
 
-    async def _observe(self, snapshot: Snapshot, wanted: Counts, active: Active, ranks_per_pod: int) -> Cluster:
-        """Return the RayCluster's state; its pods and Ray nodes are read only if the next step depends on them."""
+    async def _gangs_of(self, snapshot: Snapshot) -> Cluster:
+        """Return the RayCluster's state without its pods and Ray nodes."""
         assert snapshot.group is not None
-        need = wanted.pods(ranks_per_pod)
         annotated = whole_number(snapshot.annotations.get(names.ACTIVE_PODS))
-        leaving = names_in(snapshot.annotations.get(names.WORKERS_TO_DELETE))
-        bare = Cluster(
+        return Cluster(
             snapshot.name,
             annotated if annotated is not None else snapshot.group.pods_asked,
-            leaving,
+            names_in(snapshot.annotations.get(names.WORKERS_TO_DELETE)),
             gangs=await self._ray_head.gangs(snapshot),
             creation_fails=snapshot.creation_fails,
         )
-        if active == Active(wanted, need) and bare.pods_set == need and not leaving:
-            return bare
+
+    async def _with_pods(self, snapshot: Snapshot, bare: Cluster, need: int) -> Cluster:
+        """Return the RayCluster's state with its pods and Ray nodes and, if it has more than it needs, its leaders."""
         own: list[Pod] = []
         others: list[Pod] = []
         for body in await self._kube.cluster_pods(snapshot.namespace, snapshot.name):
@@ -204,7 +252,11 @@ class Reconciler:
     async def _act(self, obj: Snapshot, cluster: Snapshot | None, step: Step) -> Snapshot:
         """Take a step. Its write fails if the object, or the RayCluster that was judged, has changed since."""
         if isinstance(step, SetActive):
+            unseen = self._is_unseen(obj)
             obj = await self._write(obj, dict(admission.active_annotations(step.active)))
+            if not unseen:
+                # What the operator changes itself makes KubeRay replace nothing.
+                self._unseen[obj.key] = obj.generation, float("-inf")
             message = f"active now: {step.active.counts}, {step.active.pods} worker pod(s)"
         elif isinstance(step, SetCluster):
             assert cluster is not None
@@ -309,7 +361,7 @@ class Reconciler:
                 await self._recorder.record(obj, "Normal", "ServeDeployed", f"Serve was sent {active.counts}")
         except NoAnswerError as error:
             return "" if isinstance(step, Wait) else str(error)
-        except LookupError as error:
+        except (LookupError, ServeConfigError, admission.RefusedError) as error:
             await self._recorder.record(obj, "Warning", "NoServeConfig", str(error))
             return str(error)
         return ""
@@ -389,6 +441,8 @@ def _unusable(obj: Snapshot) -> str:
         return f"there is no worker group {names.WORKER_GROUP}; give the group of the GPU pods this name"
     if obj.group.hosts != 1:
         return f"worker group {names.WORKER_GROUP}: numOfHosts is {obj.group.hosts}, allowed is 1: one pod is one host"
+    if obj.standalone and names.SERVE_CONFIG in obj.annotations:
+        return ""  # its serveConfigV2 is in a ConfigMap; the defaults need not fit its pods
     try:
         admission.configured(obj, desired.active(obj) or Active(desired.found(obj), 1))
     except admission.RefusedError as error:

@@ -62,6 +62,10 @@ class Snapshot:
     """On a RayCluster: KubeRay cannot create pods (condition ReplicaFailure), because of a quota for example."""
     owner: str = ""
     """On a RayCluster: the RayService that made it; empty if none did."""
+    generation: int = 0
+    """Grows with each change of the spec."""
+    observed_generation: int = 0
+    """On a RayService: the generation at which KubeRay last decided whether a new RayCluster is due."""
     active_cluster: str = ""
     """On a RayService: the RayCluster that serves."""
     pending_cluster: str = ""
@@ -121,6 +125,8 @@ def read(kind: str, body: Body) -> Snapshot:
             for one in status.get("conditions") or ()
         ),
         owner=str(owners[0].get("name", "")) if owners else "",
+        generation=whole_number(meta.get("generation")) or 0,
+        observed_generation=whole_number(status.get("observedGeneration")) or 0,
         active_cluster=str(_map(status, "activeServiceStatus").get("rayClusterName") or ""),
         pending_cluster=str(_map(status, "pendingServiceStatus").get("rayClusterName") or ""),
         model_path=_model_path(cluster),

@@ -19,7 +19,8 @@ from wan22_operator.settings import Settings
 from wan22_operator.snapshots import read
 
 from app.tasks.gang_state import GangPhase
-from testing.control_plane.manifests import ray_service
+from serve_config import ServeValues, render
+from testing.control_plane.manifests import ray_cluster_spec, ray_service
 from tests.wan22_operator.fake_kube import FakeKube
 
 SERVICE = object_path(names.RAY_SERVICE, "ns", "wan22-rayservice")
@@ -311,3 +312,104 @@ async def test_with_webhooks_switched_off_the_spec_has_a_field_manager_of_its_ow
     await plane.reconciler.reconcile(KEY)
     assert names.DIRECT in plane.kube.managers
     assert "WroteSpecDirectly" in events(plane)
+
+
+def changed_by_somebody(plane: Plane, observed: int) -> dict[str, Any]:
+    """Have the RayService want 8 ranks, at its generation 5, of which KubeRay has noted ``observed``."""
+    body = plane.kube.objects[SERVICE]
+    body["metadata"]["annotations"][names.TOTAL_WORKERS] = "8"
+    body["metadata"]["generation"] = 5
+    body["status"]["observedGeneration"] = observed
+    plane.kube.store(SERVICE, body)
+    plane.watch()
+    return body
+
+
+def room(plane: Plane) -> tuple[str, str | None]:
+    """Return the pods that RayService and RayCluster have room for."""
+    service, cluster = (plane.kube.objects[path]["metadata"]["annotations"] for path in (SERVICE, CLUSTER))
+    return service[names.ACTIVE_PODS], cluster.get(names.ACTIVE_PODS)
+
+
+async def test_a_growth_waits_until_kuberay_has_decided_about_a_new_raycluster() -> None:
+    plane = Plane()
+    changed_by_somebody(plane, observed=4)
+    await plane.reconciler.reconcile(KEY)
+    assert room(plane) == ("4", None)
+    changed_by_somebody(plane, observed=5)
+    await plane.reconciler.reconcile(KEY)
+    assert room(plane) == ("8", None)
+
+
+async def test_a_growth_does_not_wait_for_kuberay_to_note_what_the_operator_wrote() -> None:
+    plane = Plane()
+    changed_by_somebody(plane, observed=5)
+
+    def bump(body: dict[str, Any]) -> dict[str, Any]:
+        if "serveConfigV2" in body["spec"] and body["spec"] != plane.kube.objects[SERVICE]["spec"]:
+            body["metadata"]["generation"] += 1
+        return body
+
+    plane.kube.webhook = bump
+    await plane.reconciler.reconcile(KEY)
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    assert room(plane) == ("8", "8")
+
+
+async def test_a_growth_waits_for_a_kuberay_that_notes_nothing_only_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plane = Plane()
+    changed_by_somebody(plane, observed=4)
+    await plane.reconciler.reconcile(KEY)
+    monkeypatch.setattr(reconcile_module, "UNSEEN_SECONDS", 0)
+    await plane.reconciler.reconcile(KEY)
+    assert room(plane) == ("8", None)
+
+
+async def test_the_surplus_of_a_raycluster_that_is_being_replaced_leaves() -> None:
+    plane = Plane()
+    body = plane.kube.objects[SERVICE]
+    body["status"]["pendingServiceStatus"] = {"rayClusterName": "new"}
+    plane.kube.store(SERVICE, body)
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    assert plane.leaving == '["pod-2", "pod-3"]'
+
+
+async def test_a_raycluster_is_judged_by_its_configmap_and_not_by_defaults_that_do_not_fit_its_pods() -> None:
+    name = "wan22-ray-cluster"
+    path = object_path(names.RAY_CLUSTER, "ns", name)
+    annotations = {names.SERVE_CONFIG: "config", names.DECLARED: '{"totalWorkers": 8, "gangs": 1}'}
+    metadata = {"namespace": "ns", "name": name, "labels": {names.MANAGED: "true"}, "annotations": annotations}
+    spec = ray_cluster_spec(1, 8, "wan22:1")
+    container = spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    container["resources"] = {"limits": {"cpu": "4", "nvidia.com/gpu": "8"}}
+    values = ServeValues(total_workers=8, gpus_per_worker=8, worker_cpus=4, api_cpus=0.1, leader_cpus=0.1)
+    plane = Plane()
+    plane.kube.store(path, {"metadata": metadata, "spec": spec})
+    text = {names.SERVE_CONFIG_KEY: render(values)}
+    plane.kube.store("/api/v1/namespaces/ns/configmaps/config", {"data": text})
+    plane.cache.put(read(names.RAY_CLUSTER, plane.kube.objects[path]))
+    sent: list[object] = []
+
+    class Deployed(Head):
+        async def deployed(self, *_: Any) -> dict[str, Any]:
+            return {}
+
+        async def deploy(self, _: Any, config: object) -> None:
+            sent.append(config)
+
+    settings = Settings(webhook_enabled=False)
+    reconciler = Reconciler(plane.kube, Deployed(), plane.cache, Recorder(plane.kube, "o"), settings)
+    await reconciler.reconcile((names.RAY_CLUSTER, "ns", name))
+    status = json.loads(plane.kube.objects[path]["metadata"]["annotations"][names.STATUS])
+    assert status["phase"] != "refused"
+    assert len(sent) == 1
+
+    plane.kube.store("/api/v1/namespaces/ns/configmaps/config", {"data": {names.SERVE_CONFIG_KEY: "applications: 1"}})
+    await reconciler.reconcile((names.RAY_CLUSTER, "ns", name))
+    status = json.loads(plane.kube.objects[path]["metadata"]["annotations"][names.STATUS])
+    assert "applications" in status["message"]
+    assert len(sent) == 1
