@@ -192,6 +192,14 @@ class _Gathering:
             everywhere = await _seen(self._cluster.items("/apis/apps/v1/deployments", **selector))
             elsewhere = () if isinstance(everywhere, NotSeen) else everywhere
             found = [one for one in elsewhere if follows(one, self._cluster.namespace)]
+        target = await self._tasks["target"]
+        named = "" if isinstance(target, NotSeen) else target.obj.operator
+        if named:
+            found = [one for one in own if facts.name_of(one) == named]
+            if not found:
+                why = f"the label {names.OPERATED_BY} names the operator {named}, which does not exist in the namespace"
+                remedy = f"kubectl label {target.resource} {names.OPERATED_BY}-, so that any operator follows it"
+                raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
         if not found:
             why = f"no operator of the chart follows namespace {self._cluster.namespace}: annotations have no effect"
             raise NotSeenError(NotSeen(why, "", Cause.OFF))

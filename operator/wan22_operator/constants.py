@@ -34,6 +34,9 @@ PREFIX = names.PREFIX
 MANAGED = names.MANAGED
 """Label, "true" on the objects that the operator may change."""
 
+OPERATED_BY = f"{PREFIX}operator"
+"""Label, the name of the operator in the object's namespace that alone follows it; absent if any operator may."""
+
 # Annotations that users and the chart write.
 TOTAL_WORKERS = f"{PREFIX}total-workers"
 GANGS = f"{PREFIX}gangs"

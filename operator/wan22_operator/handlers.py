@@ -35,8 +35,8 @@ class Operator:
     def __init__(self, settings: Settings, kube: Kube) -> None:
         self.settings = settings
         self.kube = kube
-        self.cache = ObjectCache()
-        self.ray_head = RayHead(kube, settings.cluster_domain)
+        self.cache = ObjectCache(settings.follows)
+        self.ray_head = RayHead(kube)
         self.recorder = Recorder(kube, names.OPERATOR)
         reconciler = Reconciler(kube, self.ray_head, self.cache, self.recorder, settings)
         self._reconcile = reconciler.reconcile

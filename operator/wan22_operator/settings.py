@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from app.config import ConfigError, StrictModel, explain
 from wan22_operator import constants as names
+from wan22_operator.snapshots import Snapshot
 
 
 class Settings(StrictModel):
@@ -20,6 +21,7 @@ class Settings(StrictModel):
     pod_namespace: str = "default"
     """Namespace of the Lease, of the certificate's Secret and of the webhooks' Service."""
     lease_name: str = names.OPERATOR
+    """Name of the Lease, and of this operator in the label ``wan22.dev/operator``."""
     lease_seconds: int = Field(10, ge=2, le=60)
     """How long a replica that stopped renewing the Lease stays the leader. A Lease holds whole seconds only."""
     resync_seconds: float = Field(30, ge=1)
@@ -41,7 +43,6 @@ class Settings(StrictModel):
     """Name of both the mutating and the validating webhook configuration."""
     metrics_port: int = Field(8080, ge=0, le=65535)
     """Port of the Prometheus metrics; 0 for none."""
-    cluster_domain: str = "cluster.local"
 
     @model_validator(mode="after")
     def _poll_is_not_slower_than_resync(self) -> Self:
@@ -56,6 +57,10 @@ class Settings(StrictModel):
     def namespaces(self) -> list[str]:
         """The namespaces to work in; one empty text for the whole cluster."""
         return [name.strip() for name in self.watch_namespace.split(",")]
+
+    def follows(self, obj: Snapshot) -> bool:
+        """Return True unless the object names another operator: that of another release, say, in the same namespace."""
+        return not obj.operator or (obj.operator, obj.namespace) == (self.lease_name, self.pod_namespace)
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Self:

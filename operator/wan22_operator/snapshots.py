@@ -48,6 +48,8 @@ class Snapshot:
     uid: str = ""
     resource_version: str = ""
     managed: bool = False
+    operator: str = ""
+    """The operator that alone follows the object; empty if any may."""
     deleting: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Annotations of this project only."""
@@ -113,6 +115,7 @@ def read(kind: str, body: Body) -> Snapshot:
         uid=str(meta.get("uid", "")),
         resource_version=str(meta.get("resourceVersion", "")),
         managed=_map(meta, "labels").get(names.MANAGED) == "true",
+        operator=str(_map(meta, "labels").get(names.OPERATED_BY, "")),
         deleting=bool(meta.get("deletionTimestamp")),
         annotations={key: str(value) for key, value in annotations.items() if key.startswith(names.PREFIX)},
         has_annotations=bool(annotations),
