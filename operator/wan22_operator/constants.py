@@ -44,6 +44,8 @@ DECLARED = f"{PREFIX}declared"
 """The chart's values as JSON: the counts unless the user has annotated others."""
 SERVE_CONFIG = f"{PREFIX}serve-config"
 """On a RayCluster: name of the ConfigMap whose key ``serveConfigV2`` the operator deploys."""
+BUDGET = f"{PREFIX}disruption-budget"
+"""Name of the PodDisruptionBudget of the worker pods, whose ``minAvailable`` the operator keeps."""
 SERVE_CONFIG_KEY = names.SERVE_CONFIG_KEY
 
 # Annotations that the operator writes.

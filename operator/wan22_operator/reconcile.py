@@ -127,6 +127,7 @@ class Reconciler:
         step = next_step(situation)
         obj = await self._act(obj, sized, step)
         released = await self._release(obj, sized)
+        await self._keep_budget(obj)
         message = await self._deploy(obj, situation, step)
         await self._report(obj, situation, step, refused or message, bool(refused))
         return released or step if isinstance(step, Settled) else step
@@ -349,6 +350,24 @@ class Reconciler:
         message = "the webhooks answer again; the operator owns no field of the spec any more"
         await self._recorder.record(written, "Normal", "GaveSpecBack", message)
         return written
+
+    async def _keep_budget(self, obj: Snapshot) -> None:
+        """Let a drain take one of the worker pods that the active counts need, however many these are.
+
+        The chart writes the budget without ``minAvailable``. A budget cannot say this by ``maxUnavailable``, since a
+        RayCluster has no scale subresource.
+        """
+        name, active = obj.annotations.get(names.BUDGET), desired.active(obj)
+        if not name or active is None or obj.group is None:
+            return
+        path = f"/apis/policy/v1/namespaces/{obj.namespace}/poddisruptionbudgets/{name}"
+        budget = await self._kube.get(path)
+        least = active.counts.pods(obj.group.ranks_per_pod) - 1
+        if budget is None:
+            message = f"annotation {names.BUDGET}: there is no PodDisruptionBudget {name}; helm upgrade makes it"
+            await self._recorder.record(obj, "Warning", "NoDisruptionBudget", message)
+        elif (budget.get("spec") or {}).get("minAvailable") != least:
+            await self._kube.request("PATCH", path, {"spec": {"minAvailable": least}}, patch="merge")
 
     async def _deploy(self, obj: Snapshot, situation: Situation, step: Step) -> str:
         """On a standalone RayCluster, deploy the Serve configuration; return why that failed, or an empty text."""

@@ -65,8 +65,13 @@ class FakeKube(Kube):
             return self.store(path, body)
         assert verb == "PATCH"
         if patch == "merge":
-            self._compare(current, body["metadata"].get("resourceVersion"))
-            return self.store(path, {**current, **{key: value for key, value in body.items() if key != "metadata"}})
+            self._compare(current, body.get("metadata", {}).get("resourceVersion"))
+            changed = {key: value for key, value in body.items() if key != "metadata"}
+            merged = {
+                key: {**current.get(key, {}), **value} if isinstance(value, dict) else value
+                for key, value in changed.items()
+            }
+            return self.store(path, {**current, **merged})
         for operation in body:
             self._apply(current, operation)
         if query and "fieldManager" in query:

@@ -413,3 +413,26 @@ async def test_a_raycluster_is_judged_by_its_configmap_and_not_by_defaults_that_
     status = json.loads(plane.kube.objects[path]["metadata"]["annotations"][names.STATUS])
     assert "applications" in status["message"]
     assert len(sent) == 1
+
+
+BUDGET = "/apis/policy/v1/namespaces/ns/poddisruptionbudgets/workers"
+
+
+@pytest.mark.parametrize(("workers", "least"), [(1, 0), (2, 1), (8, 7)])
+async def test_a_drain_may_take_one_of_the_pods_that_the_gangs_need(workers: int, least: int) -> None:
+    plane = Plane()
+    annotations = plane.kube.objects[SERVICE]["metadata"]["annotations"]
+    counts = {names.ACTIVE_WORKERS: str(workers), names.TOTAL_WORKERS: str(workers)}
+    annotations |= counts | {names.ACTIVE_PODS: "8", names.BUDGET: "workers"}
+    plane.kube.store(BUDGET, {"spec": {"selector": {}, "minAvailable": 3}})
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    assert plane.kube.objects[BUDGET]["spec"]["minAvailable"] == least
+
+
+async def test_a_missing_disruption_budget_is_named() -> None:
+    plane = Plane()
+    plane.kube.objects[SERVICE]["metadata"]["annotations"][names.BUDGET] = "workers"
+    plane.watch()
+    await plane.reconciler.reconcile(KEY)
+    assert "NoDisruptionBudget" in events(plane)

@@ -23,6 +23,9 @@ labels:
   {{- end }}
 annotations:
   wan22.dev/declared: {{ $declared | toJson | quote }}
+  {{- if include "wan22.operatorKeepsBudget" . }}
+  wan22.dev/disruption-budget: {{ include "wan22.base" . }}-workers
+  {{- end }}
   {{- range $key, $value := $annotations }}
   {{ $key }}: {{ $value }}
   {{- end }}
