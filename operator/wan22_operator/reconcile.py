@@ -1,6 +1,7 @@
 """Reconciles one object: gathers its situation, decides the next step, takes it and reports."""
 
 import asyncio
+import datetime
 import json
 import logging
 from contextlib import suppress
@@ -425,9 +426,10 @@ class Reconciler:
 
     async def _write_status(self, obj: Snapshot, status: Status) -> None:
         before = obj.annotations.get(names.STATUS)
-        if before == status.text():
+        text = status.text(before, datetime.datetime.now(datetime.UTC))
+        if before == text:
             return
-        self._cache.put(await self._kube.patch(obj, admission.annotate(obj, {names.STATUS: status.text()})))
+        self._cache.put(await self._kube.patch(obj, admission.annotate(obj, {names.STATUS: text})))
         if status.phase == "ready" and before is not None:
             await self._recorder.record(obj, "Normal", "Resized", f"{status.wanted} ready")
 

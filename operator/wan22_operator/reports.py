@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 
 import aiohttp
@@ -29,13 +30,23 @@ class Status:
     message: str = ""
     """Why the phase is not "ready"; empty if there is nothing to add."""
 
-    def text(self) -> str:
-        """Return the annotation's text, as JSON."""
+    def text(self, before: str | None, now: datetime.datetime) -> str:
+        """Return the annotation's text, as JSON.
+
+        ``since`` is the time at which the phase, or what is wanted, was first reported so; ``before`` is the text until
+        now. So it tells how long a resize takes, whatever the messages are meanwhile.
+        """
+        since = _stamp(now)
+        with suppress(ValueError, TypeError, KeyError):
+            old = json.loads(before or "{}")
+            if (old["phase"], old["wanted"]) == (self.phase, _counts(self.wanted)):
+                since = str(old["since"])
         value = {
             "phase": self.phase,
             "wanted": _counts(self.wanted),
             "have": _counts(self.have) if self.have else None,
             "message": self.message,
+            "since": since,
         }
         return json.dumps(value, separators=(",", ":"))
 
@@ -57,7 +68,7 @@ class Recorder:
             return
         self._last[(obj.uid, reason)] = message
         now = datetime.datetime.now(datetime.UTC)
-        stamp = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        stamp = _stamp(now)
         unique = hashlib.sha256(f"{obj.uid}{reason}{message}{now.timestamp()}".encode()).hexdigest()[:12]
         event = {
             "apiVersion": "v1",
@@ -88,6 +99,10 @@ class Recorder:
     def forget(self, obj: Snapshot) -> None:
         """Forget the messages about an object that was deleted."""
         self._last = {key: value for key, value in self._last.items() if key[0] != obj.uid}
+
+
+def _stamp(moment: datetime.datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _counts(counts: Counts) -> dict[str, int]:

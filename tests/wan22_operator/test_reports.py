@@ -1,5 +1,6 @@
 """The status annotation and Events, with a stand-in for the API server."""
 
+import datetime
 import json
 from dataclasses import replace
 
@@ -64,12 +65,32 @@ async def test_an_event_that_is_refused_is_logged_and_stops_nothing(caplog: pyte
     assert "event Resized on ns/rs: refused" in caplog.text
 
 
+NOON = datetime.datetime(2030, 1, 1, 12, tzinfo=datetime.UTC)
+LATER = "2030-01-01T13:00:00Z"
+
+
 @pytest.mark.parametrize(("have", "expected"), [(None, None), (Counts(2, 1), {"totalWorkers": 2, "gangs": 1})])
 def test_the_status_is_json(have: Counts | None, expected: object) -> None:
-    value = json.loads(Status("resizing", Counts(4, 1), have, "a gang has 2 of 4 ranks").text())
+    value = json.loads(Status("resizing", Counts(4, 1), have, "a gang has 2 of 4 ranks").text(None, NOON))
     assert value == {
         "phase": "resizing",
         "wanted": {"totalWorkers": 4, "gangs": 1},
         "have": expected,
         "message": "a gang has 2 of 4 ranks",
+        "since": "2030-01-01T12:00:00Z",
     }
+
+
+@pytest.mark.parametrize(
+    ("phase", "workers", "since"),
+    [("resizing", 4, "2030-01-01T12:00:00Z"), ("ready", 4, LATER), ("resizing", 8, LATER)],
+)
+def test_the_status_tells_since_when_its_phase_lasts(phase: str, workers: int, since: str) -> None:
+    before = Status("resizing", Counts(4, 1), None, "3 of 4 worker pods have joined Ray").text(None, NOON)
+    after = Status(phase, Counts(workers, 1), None, "another message").text(before, NOON + datetime.timedelta(hours=1))
+    assert json.loads(after)["since"] == since
+
+
+def test_the_status_of_an_earlier_release_gets_its_time() -> None:
+    before = '{"phase": "resizing", "wanted": {"totalWorkers": 4, "gangs": 1}}'
+    assert json.loads(Status("resizing", Counts(4, 1), None).text(before, NOON))["since"] == "2030-01-01T12:00:00Z"
