@@ -40,6 +40,14 @@ Usage: {{ if include "wan22.operatorKeepsBudget" . }}
 {{- end }}
 
 {{/*
+The namespaces that the operator follows as a JSON list; an empty list if it follows all of them.
+Usage: {{ include "wan22.operatorNamespaces" . | fromJsonArray }}
+*/}}
+{{- define "wan22.operatorNamespaces" -}}
+{{- .Values.operator.clusterWide | ternary list (prepend .Values.operator.namespaces .Release.Namespace | uniq) | toJson -}}
+{{- end }}
+
+{{/*
 kopf's flag for the log level; nothing for info, its default.
 Usage: {{ include "wan22.operatorLogFlag" . }}
 */}}
