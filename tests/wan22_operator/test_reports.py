@@ -2,10 +2,12 @@
 
 import datetime
 import json
+import time
 from dataclasses import replace
 
 import pytest
 from wan22_operator import constants as names
+from wan22_operator import reports
 from wan22_operator.desired import Counts
 from wan22_operator.reports import Recorder, Status
 from wan22_operator.snapshots import Snapshot
@@ -25,6 +27,29 @@ async def test_a_message_is_written_once_until_another_of_its_reason_came() -> N
     for message in ("four", "four", "five", "four"):
         await recorder.record(OBJECT, "Warning", "BadCount", message)
     assert messages(kube) == ["four", "five", "four"]
+
+
+async def test_an_event_that_was_refused_is_written_later() -> None:
+    kube = FakeKube()
+    recorder = Recorder(kube, "wan22-operator")
+    kube.refuse = 403
+    await recorder.record(OBJECT, "Warning", "BadCount", "four")
+    kube.refuse = 0
+    for _ in range(2):
+        await recorder.record(OBJECT, "Warning", "BadCount", "four")
+    assert messages(kube) == ["four"]
+
+
+async def test_a_warning_whose_cause_lasts_is_written_again_before_its_event_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kube = FakeKube()
+    recorder = Recorder(kube, "wan22-operator")
+    now = time.monotonic()
+    for minutes in (0, 29, 31):
+        monkeypatch.setattr(reports, "monotonic", lambda: now + 60 * minutes)  # noqa: B023
+        await recorder.record(OBJECT, "Warning", "BadCount", "four")
+    assert messages(kube) == ["four"] * 2
 
 
 async def test_reasons_and_objects_have_messages_of_their_own() -> None:
