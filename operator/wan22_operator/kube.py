@@ -107,11 +107,16 @@ class Kube:
         ``manager`` is the field manager that owns what is written; empty for that of the operator's other writes.
 
         Raises:
-            ConflictError: it has changed.
+            ConflictError: it has changed, or it is gone.
         """
         path = object_path(obj.kind, obj.namespace, obj.name)
         query = {"fieldManager": manager} if manager else {}
-        body = await self.request("PATCH", path, if_unchanged(obj.resource_version) + patch, query=query)
+        try:
+            body = await self.request("PATCH", path, if_unchanged(obj.resource_version) + patch, query=query)
+        except ApiException as error:
+            if error.status == 404:
+                raise ConflictError(f"PATCH {path}: the object is gone") from None
+            raise
         return read(obj.kind, body)
 
     async def refusal(self, obj: Snapshot, patch: Patch) -> str:

@@ -17,7 +17,7 @@ from wan22_operator.api_server import Json
 from wan22_operator.desired import Active, BadCountError, Counts
 from wan22_operator.json_patch import Patch
 from wan22_operator.kube import ConflictError, Kube
-from wan22_operator.object_cache import Key, ObjectCache
+from wan22_operator.object_cache import Key, ObjectCache, reconciled_as
 from wan22_operator.observed import Cluster, Gang, Pod
 from wan22_operator.off_loop import off_loop
 from wan22_operator.ray_head import NoAnswerError, RayHead
@@ -113,7 +113,7 @@ class Reconciler:
         problem = await off_loop(_unusable, obj)
         if problem:
             return await self._refuse(obj, problem)
-        obj = await self._give_back(await self._adopt(obj))
+        obj = await self._apply_annotations(await self._give_back(await self._adopt(obj)))
         active = desired.active(obj)
         assert active is not None
         assert obj.group is not None
@@ -122,15 +122,14 @@ class Reconciler:
             wanted = desired.wanted(obj)
         except BadCountError as error:
             wanted, refused = active.counts, str(error)
-        obj = await self._apply_annotations(obj)
         sized = await self._sized_cluster(obj)
         situation = await self._gather(obj, sized, wanted, active)
         step = next_step(situation)
         obj = await self._act(obj, sized, step)
-        released = await self._release(obj, sized)
-        await self._keep_budget(obj)
         message = await self._deploy(obj, situation, step)
         await self._report(obj, situation, step, refused or message, bool(refused))
+        await self._keep_budget(obj)
+        released = await self._release(obj, sized)
         return released or step if isinstance(step, Settled) else step
 
     async def _release(self, obj: Snapshot, sized: Snapshot | None) -> Step | None:
@@ -138,7 +137,7 @@ class Reconciler:
         due: Step | None = None
         current = sized.name if sized else obj.pending_cluster or obj.active_cluster
         for old in self._cache.known(names.RAY_CLUSTER, obj.namespace):
-            if old.owner != obj.name or obj.kind != names.RAY_SERVICE or old.name == current:
+            if reconciled_as(old) != obj.key or old.key == obj.key or old.name == current:
                 continue
             if old.deleting or old.group is None or old.autoscaling or old.suspended:
                 continue
@@ -434,14 +433,15 @@ class Reconciler:
             await self._recorder.record(obj, "Normal", "Resized", f"{status.wanted} ready")
 
     async def _refresh(self, obj: Snapshot) -> None:
-        """Read an object, and the RayCluster that is being sized, again."""
-        for kind, name in (
-            (obj.kind, obj.name),
-            (names.RAY_CLUSTER, obj.pending_cluster or obj.active_cluster),
-        ):
-            fresh = await self._kube.snapshot(kind, obj.namespace, name) if name else None
+        """Read an object, and the RayClusters that were made for it, again."""
+        clusters = self._cache.known(names.RAY_CLUSTER, obj.namespace)
+        made = [cluster for cluster in clusters if reconciled_as(cluster) == obj.key and cluster.key != obj.key]
+        for known in (obj, *made):
+            fresh = await self._kube.snapshot(*known.key)
             if fresh:
                 self._cache.put(fresh)
+            else:
+                self._cache.remove(known)
 
     def _seconds_until_next(self, key: Key, step: Step) -> float:
         if isinstance(step, SetActive | SetCluster):

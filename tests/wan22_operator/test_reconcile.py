@@ -221,8 +221,10 @@ async def test_an_object_whose_deletion_no_watch_told_is_forgotten() -> None:
     plane = Plane()
     for path in (SERVICE, CLUSTER):
         del plane.kube.objects[path]
-    assert await plane.reconciler.reconcile(KEY) is None
+    await plane.reconciler.reconcile(KEY)
     assert plane.cache.get(KEY) is None
+    assert plane.cache.get((names.RAY_CLUSTER, "ns", "c")) is None
+    assert await plane.reconciler.reconcile(KEY) is None
     assert not any(path.endswith("/events") for _, path, _ in plane.kube.writes)
 
 
