@@ -186,23 +186,22 @@ class _Gathering:
 
     async def _deployment(self) -> Json:
         selector = {"labelSelector": "app.kubernetes.io/component=operator,app.kubernetes.io/name=wan22-rayservice"}
-        own = await self._cluster.items(f"/apis/apps/v1/namespaces/{self._cluster.namespace}/deployments", **selector)
-        found = [one for one in own if follows(one, self._cluster.namespace)]
-        if not found:
-            # An operator that follows every namespace may run in one that this user may not read.
-            everywhere = await _seen(self._cluster.items("/apis/apps/v1/deployments", **selector))
-            elsewhere = () if isinstance(everywhere, NotSeen) else everywhere
-            found = [one for one in elsewhere if follows(one, self._cluster.namespace)]
+        namespace = self._cluster.namespace
         target = await self._tasks["target"]
         named = "" if isinstance(target, NotSeen) else target.obj.operator
-        if named:
-            found = [one for one in own if facts.name_of(one) == named]
-            if not found:
-                why = f"the label {names.OPERATED_BY} names the operator {named}, which does not exist in the namespace"
-                remedy = f"kubectl label {target.resource} {names.OPERATED_BY}-, so that any operator follows it"
-                raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
+        own = await self._cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments", **selector)
+        found = [one for one in own if follows(one, namespace, named)]
+        if named and not found:
+            why = f"the label {names.OPERATED_BY} names the operator {named}, which does not exist in {namespace}"
+            remedy = f"kubectl label {target.resource} {names.OPERATED_BY}-, so that any operator follows it"
+            raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
         if not found:
-            why = f"no operator of the chart follows namespace {self._cluster.namespace}: annotations have no effect"
+            # An operator that follows this namespace too may run in one that this user may not read.
+            everywhere = await _seen(self._cluster.items("/apis/apps/v1/deployments", **selector))
+            elsewhere = () if isinstance(everywhere, NotSeen) else everywhere
+            found = [one for one in elsewhere if follows(one, namespace)]
+        if not found:
+            why = f"no operator of the chart follows namespace {namespace}: annotations have no effect"
             raise NotSeenError(NotSeen(why, "", Cause.OFF))
         return found[0]
 
@@ -355,10 +354,11 @@ def choose(bodies: list[Json], name: str, namespace: str) -> Json:
     )
 
 
-def follows(deployment: Json, namespace: str) -> bool:
-    """Return True if an operator's Deployment follows a namespace."""
+def follows(deployment: Json, namespace: str, named: str = "") -> bool:
+    """Return True if an operator's Deployment follows a namespace and, if an object names its operator, is this one."""
     watched = environment(deployment).get("WATCH_NAMESPACE", "")
-    return not watched or namespace in watched.replace(" ", "").split(",")
+    there = not watched or namespace in watched.replace(" ", "").split(",")
+    return there and named in ("", facts.name_of(deployment))
 
 
 def environment(deployment: Json) -> dict[str, str]:
