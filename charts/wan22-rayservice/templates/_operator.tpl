@@ -31,6 +31,23 @@ Usage: {{ if include "wan22.webhookEnabled" . }}
 {{- end }}
 
 {{/*
+"true" if the operator sets minAvailable in the PodDisruptionBudget of the worker pods.
+Usage: {{ if include "wan22.operatorKeepsBudget" . }}
+*/}}
+{{- define "wan22.operatorKeepsBudget" -}}
+{{- $budget := .Values.podDisruptionBudget -}}
+{{- if and .Values.operator.enabled .Values.app.deploy $budget.enabled (kindIs "invalid" $budget.minAvailable) }}true{{ end -}}
+{{- end }}
+
+{{/*
+The namespaces that the operator follows as a JSON list; an empty list if it follows all of them.
+Usage: {{ include "wan22.operatorNamespaces" . | fromJsonArray }}
+*/}}
+{{- define "wan22.operatorNamespaces" -}}
+{{- .Values.operator.clusterWide | ternary list (prepend .Values.operator.namespaces .Release.Namespace | uniq) | toJson -}}
+{{- end }}
+
+{{/*
 kopf's flag for the log level; nothing for info, its default.
 Usage: {{ include "wan22.operatorLogFlag" . }}
 */}}
