@@ -39,7 +39,7 @@ def _known(task: Task | None, task_id: str) -> Task:
     if task is None:
         message = (
             f"There is no task {task_id!r}. GET /generate lists all; an ended one is deleted by DELETE or after "
-            "task_ttl_seconds."
+            "video_ttl_seconds or, without a video, task_ttl_seconds."
         )
         raise HTTPException(404, message)
     return task
@@ -98,8 +98,9 @@ class APIEntrypoint:
             name=serve.get_replica_context().replica_id.unique_id,
             deliver=self._deliver,
             complete=self._is_complete,
-            delete_files=lambda task_id: asyncio.to_thread(self._storage.delete_task, task_id),
+            delete_files=lambda task_id, keep: asyncio.to_thread(self._storage.delete_task, task_id, keep),
             lease_seconds=args.lease_seconds,
+            keep_videos=not args.video_ttl_seconds,
         )
 
     @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)

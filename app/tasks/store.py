@@ -167,6 +167,7 @@ class TaskStore:
         redis: a client that decodes responses; ``TaskStore.connect`` makes one.
         lease_seconds: how long a holder keeps a taken or running task without a ``beat``.
         task_ttl_seconds: how long an ended task is kept.
+        video_ttl_seconds: how long a succeeded task is kept, with its video; 0 or left out: as any other task.
         max_queued_tasks: how many tasks may wait.
         prefix: begins every key.
         release: the name of the release whose keys these are; empty if it has none.
@@ -178,6 +179,7 @@ class TaskStore:
         *,
         lease_seconds: float,
         task_ttl_seconds: float,
+        video_ttl_seconds: float = 0,
         max_queued_tasks: int,
         prefix: str = PREFIX,
         release: str = "",
@@ -188,6 +190,7 @@ class TaskStore:
         self._claimed = False
         self._lease_ms = int(lease_seconds * 1000)
         self._ttl_ms = int(task_ttl_seconds * 1000)
+        self._video_ttl_ms = int(video_ttl_seconds * 1000) or self._ttl_ms
         self._max_queued = max_queued_tasks
         self._published = ""
         """The state that this process published last."""
@@ -399,7 +402,8 @@ class TaskStore:
         return bool(await self._run("abandon", *words, int(blameless), kind))
 
     async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
-        end = (status, time.time(), self._ttl_ms)
+        ttl_ms = self._video_ttl_ms if status == TaskStatus.SUCCEEDED else self._ttl_ms
+        end = (status, time.time(), ttl_ms)
         return bool(await self._run("finish", attempt.task_id, attempt.attempt, *end, *_flat(fields)))
 
     # Gangs and releases

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from testing.control_plane.api import Json
-from testing.control_plane.operators import CHART, RELEASE, ROOT, Operator, helm
+from testing.control_plane.operators import CHART, RELEASE, Operator, helm
 from testing.ports import free_port
 from testing.waiting import until
 from tests.control_plane.managed import Managed
@@ -135,10 +135,17 @@ def _play_hook(managed: Managed) -> None:
     assert pod
     account = pod["spec"]["serviceAccountName"]
     container = pod["spec"]["containers"][0]
-    config = managed.plane.kubeconfig(f"{managed.namespace}-hook", managed.plane.token(managed.namespace, account))
+    token = managed.plane.folder / f"{managed.namespace}-hook.token"
+    token.write_text(managed.plane.token(managed.namespace, account))
+    program = managed.api.request("GET", f"/api/v1/namespaces/{managed.namespace}/configmaps/{RELEASE}-uninstall")
+    assert container["command"] == ["python", "/scripts/uninstall.py"]
     done = subprocess.run(
-        [sys.executable, *container["command"][1:], *container["args"]],
-        env={"KUBECONFIG": str(config), "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}", "PATH": "/usr/bin:/bin"},
+        [sys.executable, "-c", program["data"]["uninstall.py"], *container["args"]],
+        env={
+            "API_SERVER": managed.plane.url,
+            "TOKEN_FILE": str(token),
+            "CA_FILE": str(managed.plane.folder / "ca.crt"),
+        },
         capture_output=True,
         text=True,
         timeout=90,

@@ -73,8 +73,11 @@ def variables(facts: Facts, rank: int) -> dict[str, str]:
     return found
 
 
-def not_ready(facts: Facts, number: int) -> None:
-    pod(facts, number)["status"]["conditions"][1] = condition("Ready", "False", since=600)
+def not_ready(facts: Facts, number: int, **env: str) -> None:
+    one = pod(facts, number)
+    one["status"]["conditions"][1] = condition("Ready", "False", since=600)
+    if env:
+        one["spec"]["containers"][0]["env"] = [{"name": name, "value": value} for name, value in env.items()]
 
 
 def waiting(number: int, reason: str, message: str, **last: object) -> Callable[[Facts], None]:
@@ -290,6 +293,13 @@ FAULTS = (
         "pods",
         "1 of 2 worker pods",
         "events",
+    ),
+    Fault(
+        "a pod whose probes go through a proxy",
+        lambda f: not_ready(f, 1, http_proxy="http://proxy:3128"),
+        "pods",
+        "not Ready for 10 min",
+        "no_proxy",
     ),
     Fault("a pod that does not turn Ready", lambda f: not_ready(f, 1), "pods", "not Ready for 10 min", "APIEntrypoint"),
     Fault(

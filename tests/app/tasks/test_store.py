@@ -419,6 +419,27 @@ async def test_only_ended_tasks_are_forgotten(redis_server: EmbeddedRedis, store
     await brief.close()
 
 
+async def test_a_video_is_kept_for_a_time_of_its_own(redis_server: EmbeddedRedis, store: TaskStore) -> None:
+    brief = connect(redis_server.url, task_ttl_seconds=0.01, video_ttl_seconds=60)
+    await submit(brief, "a", "b")
+    assert await brief.succeed(await start(brief, "a"), "a/1.mp4")
+    await brief.stop(await start(brief, "b"))
+    expired: list[str] = []
+    while not expired:
+        expired = await brief.expired()
+    assert expired == ["b"]
+    await brief.close()
+    short = connect(redis_server.url, task_ttl_seconds=60, video_ttl_seconds=0.01)
+    await submit(short, "c", "d")
+    assert await short.succeed(await start(short, "c"), "c/1.mp4")
+    await short.stop(await start(short, "d"))
+    expired = []
+    while not expired:
+        expired = await short.expired()
+    assert expired == ["c"]
+    await short.close()
+
+
 async def test_the_newest_complete_release_takes_and_the_old_one_drains(store: TaskStore) -> None:
     await submit(store, "a", "b", "c")
     await gangs(store, 1, "old")
