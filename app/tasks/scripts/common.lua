@@ -6,6 +6,13 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Returns the task's status if the attempt is its own, else nil. A number alone does not tell attempts apart: after a
+-- fail-over to a server that had not heard of a start, two leaders hold the same number. The token is in one of them.
+local function status_of_own(id, attempt, token)
+  local status, current, own = unpack(redis.call('HMGET', Key.TASK .. id, 'status', 'attempt', 'token'))
+  return current == attempt and own == token and status or nil
+end
+
 -- Tells the dispatchers that a task may be ready to take.
 local function wake()
   redis.call('PUBLISH', Key.WAKE, '')

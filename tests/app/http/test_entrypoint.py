@@ -71,9 +71,10 @@ async def run(store: TaskStore, task_id: str) -> Started:
 
 async def succeed(routes: Routes, task_id: str, video: bytes = b"0123456789") -> None:
     """Let the task end with a video, as a gang would."""
-    path = video_path(task_id, 1)
+    started = await run(routes._store, task_id)
+    path = video_path(task_id, started.attempt, started.token)
     routes._storage.write(video, path)
-    assert await routes._store.succeed(await run(routes._store, task_id), path)
+    assert await routes._store.succeed(started, path)
 
 
 async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.AsyncClient, routes: Routes) -> None:
