@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 api = create_api()
 
 _FULL_RETRY_SECONDS = 30
+_NO_MEMORY_RETRY_SECONDS = 60
 
 
 # Above the class: serve.ingress copies the routes, and the copies see only names that are defined by then.
@@ -118,6 +119,14 @@ class APIEntrypoint:
                 f"Try again in {_FULL_RETRY_SECONDS} seconds."
             )
             raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
+        if submission.outcome == SubmissionOutcome.NO_MEMORY:
+            message = (
+                "The task store (Redis) is nearly full, and keeps the rest of its memory for the tasks that it has. "
+                f"Try again in {_NO_MEMORY_RETRY_SECONDS} seconds, when cancelled and failed tasks are gone. If that "
+                "does not help, delete ended tasks (DELETE), lower task_ttl_seconds, or give Redis more memory "
+                "(maxmemory; chart value redis.resources.limits.memory)."
+            )
+            raise HTTPException(503, message, {"Retry-After": str(_NO_MEMORY_RETRY_SECONDS)})
         task = _known(submission.task, task_id)
         response.headers["Location"] = task_url(task_id, root)
         return view(task, root)

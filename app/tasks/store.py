@@ -142,6 +142,8 @@ class SubmissionOutcome(StrEnum):
     """A task of this id with another body was accepted before; this one was refused."""
     FULL = "full"
     """As many tasks wait as may wait; this one was refused."""
+    NO_MEMORY = "no_memory"
+    """Redis has nine tenths of its memory in use, and the rest is for the tasks that exist; this one was refused."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,9 @@ class TaskStore:
 
     async def expired(self, limit: int = 100, again_seconds: float = 60) -> list[str]:
         """Return the ids of up to ``limit`` ended tasks older than their time to live.
+
+        While Redis has three quarters of its memory in use, the oldest cancelled and failed tasks come before their
+        time.
 
         The caller deletes their files and then calls ``forget``. A task that is not forgotten, since its files could
         not be deleted, is returned again after ``again_seconds``.
