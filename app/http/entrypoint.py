@@ -26,7 +26,7 @@ from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
 from app.tasks.gang_state import GangState, is_complete
 from app.tasks.store import StoreRefusedError, StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
-from app.tasks.task_config import TaskImage
+from app.tasks.task_config import TaskConfig, TaskImage
 
 _log = logging.getLogger(__name__)
 api = create_api()
@@ -214,14 +214,14 @@ class APIEntrypoint:
     async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
         """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
         if request.image is None:
-            config = request.complete(self._model, max_cost=self._max_request_cost)
+            config = await self._complete(request)
             return await self._store.submit(task_id, request.body(), config)
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
             raise InvalidRequestError("image", str(error)) from None
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
-        config = request.complete(self._model, image, max_cost=self._max_request_cost)
+        config = await self._complete(request, image)
         await asyncio.to_thread(self._storage.write, request.image, image.path)
         submission = await self._store.submit(task_id, request.body(image), config)
         kept = submission.task.config.image if submission.task else None
@@ -231,6 +231,10 @@ class APIEntrypoint:
             except StorageError as error:
                 _log.warning("an image that no task uses stays in the storage: %s", error)
         return submission
+
+    async def _complete(self, request: GenerateRequest, image: TaskImage | None = None) -> TaskConfig:
+        # In a thread: the first long prompt loads the tokenizer.
+        return await asyncio.to_thread(request.complete, self._model, image, max_cost=self._max_request_cost)
 
     async def check_health(self) -> None:
         """Raise if tasks are no longer dispatched here, so that Serve starts a new replica."""
