@@ -26,12 +26,13 @@ from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
 from app.tasks.gang_state import GangState, is_complete
 from app.tasks.store import StoreRefusedError, StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
-from app.tasks.task_config import TaskImage
+from app.tasks.task_config import TaskConfig, TaskImage
 
 _log = logging.getLogger(__name__)
 api = create_api()
 
 _FULL_RETRY_SECONDS = 30
+_NO_MEMORY_RETRY_SECONDS = 60
 
 
 # Above the class: serve.ingress copies the routes, and the copies see only names that are defined by then.
@@ -119,6 +120,14 @@ class APIEntrypoint:
                 f"Try again in {_FULL_RETRY_SECONDS} seconds."
             )
             raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
+        if submission.outcome == SubmissionOutcome.NO_MEMORY:
+            message = (
+                "The task store (Redis) is nearly full, and keeps the rest of its memory for the tasks that it has. "
+                f"Try again in {_NO_MEMORY_RETRY_SECONDS} seconds, when cancelled and failed tasks are gone. If that "
+                "does not help, delete ended tasks (DELETE), lower task_ttl_seconds, or give Redis more memory "
+                "(maxmemory; chart value redis.resources.limits.memory)."
+            )
+            raise HTTPException(503, message, {"Retry-After": str(_NO_MEMORY_RETRY_SECONDS)})
         task = _known(submission.task, task_id)
         response.headers["Location"] = task_url(task_id, root)
         return view(task, root)
@@ -192,10 +201,10 @@ class APIEntrypoint:
             message = str(error)
         except StoreUnavailableError:
             message = "the task store (Redis) does not answer"
-        ready = any(gang.have for gang in gangs)
+        ready = any(gang.takes_tasks for gang in gangs)
         if not ready:
             response.status_code = 503
-            message = message or (gangs[0].message if gangs else "no gang has started yet")
+            message = message or next((gang.message for gang in gangs if gang.message), "no gang has started yet")
         return Readiness(ready=ready, cluster=self._cluster, message=message, gangs=gangs)
 
     async def __del__(self) -> None:
@@ -206,14 +215,14 @@ class APIEntrypoint:
     async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
         """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
         if request.image is None:
-            config = request.complete(self._model, max_cost=self._max_request_cost)
+            config = await self._complete(request)
             return await self._store.submit(task_id, request.body(), config)
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
             raise InvalidRequestError("image", str(error)) from None
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
-        config = request.complete(self._model, image, max_cost=self._max_request_cost)
+        config = await self._complete(request, image)
         await asyncio.to_thread(self._storage.write, request.image, image.path)
         submission = await self._store.submit(task_id, request.body(image), config)
         kept = submission.task.config.image if submission.task else None
@@ -223,6 +232,10 @@ class APIEntrypoint:
             except StorageError as error:
                 _log.warning("an image that no task uses stays in the storage: %s", error)
         return submission
+
+    async def _complete(self, request: GenerateRequest, image: TaskImage | None = None) -> TaskConfig:
+        # In a thread: the first long prompt loads the tokenizer.
+        return await asyncio.to_thread(request.complete, self._model, image, max_cost=self._max_request_cost)
 
     async def check_health(self) -> None:
         """Raise if tasks are no longer dispatched here, so that Serve starts a new replica."""

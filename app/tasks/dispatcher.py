@@ -135,15 +135,16 @@ class Dispatcher:
         """Delete old tasks, their files first: a record that is gone could tell nobody which files are left."""
         while True:
             try:
-                for task_id in await self._store.expired():
-                    try:
-                        task = await self._store.get(task_id) if self._keep_videos else None
-                        await self._delete_files(task_id, task.video if task else None)
-                    except Exception as error:
-                        # Each storage has its own errors; whatever it is, the other tasks' files can still go.
-                        _log.warning("task %s: its files are deleted later: %s", task_id, first_line(error))
-                    else:
-                        await self._store.forget(task_id)
+                while task_ids := await self._store.expired():
+                    for task_id in task_ids:
+                        try:
+                            task = await self._store.get(task_id) if self._keep_videos else None
+                            await self._delete_files(task_id, task.video if task else None)
+                        except Exception as error:
+                            # Each storage has its own errors; whatever it is, the other tasks' files can still go.
+                            _log.warning("task %s: its files are deleted later: %s", task_id, first_line(error))
+                        else:
+                            await self._store.forget(task_id)
             except StoreUnavailableError as error:
                 _log.warning("old tasks are deleted later: %s", error)
             await asyncio.sleep(_PURGE_SECONDS)

@@ -217,3 +217,23 @@ def test_a_ray_cluster_release_is_resized_upgraded_and_rolled_back(managed: Mana
     release.rollback(1)
     settled(2)
     assert not managed.events("WroteSpecDirectly")
+
+
+def test_the_budget_of_the_worker_pods_follows_the_gangs(managed: Managed, release: Release) -> None:
+    path = f"/apis/policy/v1/namespaces/{managed.namespace}/poddisruptionbudgets/{RELEASE}-workers"
+
+    def least() -> object:
+        return managed.api.request("GET", path)["spec"].get("minAvailable")
+
+    release.run("install", "totalWorkers=2", "podDisruptionBudget.enabled=true")
+    release.start_operator()
+    managed.until_settled(2)
+    until("a drain may take one of two", lambda: least() == 1)
+    managed.annotate(total_workers=4)
+    managed.until_settled(4)
+    until("a drain may take one of four", lambda: least() == 3)
+    release.run("upgrade", "totalWorkers=2", "podDisruptionBudget.enabled=true", "commonLabels.a=b")
+    assert least() == 3, "Helm leaves the field to the operator"
+    managed.annotate(total_workers=1)
+    managed.until_settled(1)
+    until("a drain may take the only one", lambda: least() == 0)

@@ -108,6 +108,13 @@ def report(facts: Facts, **value: object) -> None:
     annotations["wan22.dev/status"] = json.dumps(json.loads(annotations["wan22.dev/status"]) | value)
 
 
+def asked_for_four(facts: Facts, when: str) -> None:
+    metadata = body(facts)["metadata"]
+    metadata["annotations"]["wan22.dev/total-workers"] = "4"
+    fields: Json = {"f:metadata": {"f:annotations": {"f:wan22.dev/total-workers": {}}}}
+    metadata["managedFields"] = [{"manager": "kubectl", "time": when, "fieldsV1": fields}]
+
+
 def serve_config(change: Callable[[Json], object]) -> Callable[[Facts], Facts]:
     def spoil(facts: Facts) -> Facts:
         value = json.loads(str(facts.serve_config))
@@ -360,6 +367,7 @@ FAULTS = (
         "1 gang(s) of 4 wanted, 1 gang(s) of 2 active",
         "status",
         W,
+        also=("status",),
     ),
     Fault(
         "CUDA that torch does not see",
@@ -631,6 +639,53 @@ FAULTS = (
         "webhook",
         "was let pass",
         "9443",
+    ),
+    Fault(
+        "a webhook that misses most calls",
+        lambda f: replace(f, webhook=replace(healthy.webhook(), missed=3)),
+        "webhook",
+        "3 of 4 dry runs of a wrong annotation were let pass",
+        "9443",
+    ),
+    Fault(
+        "a webhook that misses a call",
+        lambda f: replace(f, webhook=replace(healthy.webhook(), missed=1)),
+        "webhook",
+        "1 of 4 dry runs",
+        "9443",
+        W,
+    ),
+    Fault(
+        "a resize that is stuck",
+        lambda f: report(f, phase="resizing", message="2 of 4 worker pods have joined Ray", since=ago(3600)),
+        "status",
+        "for 60 min: resizing, wanted 1 x 2, have 1 x 2: 2 of 4 worker pods have joined Ray",
+        "kubectl annotate",
+    ),
+    Fault(
+        "a resize that is under way",
+        lambda f: report(f, phase="resizing", message="2 of 4 worker pods have joined Ray", since=ago(60)),
+        "status",
+        "for 60 s: resizing",
+        "kubectl annotate",
+        W,
+    ),
+    Fault(
+        "an operator that does not see what is asked for",
+        lambda f: asked_for_four(f, ago(600)),
+        "status",
+        "asks for 1 x 4 for 10 min, and the operator's report is about 1 x 2",
+        "sees its objects",
+        also=("resources",),
+    ),
+    Fault(
+        "a count that was asked for just now",
+        lambda f: asked_for_four(f, ago(5)),
+        "status",
+        "asks for 1 x 4 for 5 s",
+        "sees its objects",
+        W,
+        also=("resources",),
     ),
     Fault(
         "a report that is out of date",

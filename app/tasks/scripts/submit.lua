@@ -1,5 +1,6 @@
 -- Creates a queued task. ARGV: id, digest, config (JSON), created_at, most queued tasks.
--- Returns {'created', seq}, {'exists'} (same body), {'conflict'} (another body) or {'full'}.
+-- Returns {'created', seq}, {'exists'} (same body), {'conflict'} (another body), {'full'}, or
+-- {'no_memory'} while there is still enough for every other move of the tasks that exist.
 local id, digest, config, created_at, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local known = redis.call('HGET', Key.TASK .. id, 'digest')
 if known then
@@ -7,6 +8,9 @@ if known then
 end
 if redis.call('ZCARD', Key.QUEUE) >= limit then
   return { 'full' }
+end
+if memory_share() > 0.9 then
+  return { 'no_memory' }
 end
 local seq = redis.call('INCR', Key.SEQUENCE)
 redis.call('HSET', Key.TASK .. id, 'task_id', id, 'digest', digest, 'config', config, 'created_at', created_at,

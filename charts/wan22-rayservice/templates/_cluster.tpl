@@ -16,9 +16,16 @@ labels:
   {{- include "wan22.labels" (dict "root" . "component" "ray") | nindent 2 }}
   {{- if .Values.app.deploy }}
   wan22.dev/managed: "true"
+  {{- if .Values.operator.enabled }}
+  # Another release's operator, in this namespace or for all of them, leaves it alone.
+  wan22.dev/operator: {{ include "wan22.operatorName" . }}
+  {{- end }}
   {{- end }}
 annotations:
   wan22.dev/declared: {{ $declared | toJson | quote }}
+  {{- if include "wan22.operatorKeepsBudget" . }}
+  wan22.dev/disruption-budget: {{ include "wan22.base" . }}-workers
+  {{- end }}
   {{- range $key, $value := $annotations }}
   {{ $key }}: {{ $value }}
   {{- end }}

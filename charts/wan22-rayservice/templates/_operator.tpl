@@ -33,6 +33,23 @@ Usage: {{ if include "wan22.webhookEnabled" . }}
 {{- end }}
 
 {{/*
+"true" if the operator sets minAvailable in the PodDisruptionBudget of the worker pods.
+Usage: {{ if include "wan22.operatorKeepsBudget" . }}
+*/}}
+{{- define "wan22.operatorKeepsBudget" -}}
+{{- $budget := .Values.podDisruptionBudget -}}
+{{- if and .Values.operator.enabled .Values.app.deploy $budget.enabled (kindIs "invalid" $budget.minAvailable) }}true{{ end -}}
+{{- end }}
+
+{{/*
+The namespaces that the operator follows as a JSON list; an empty list if it follows all of them.
+Usage: {{ include "wan22.operatorNamespaces" . | fromJsonArray }}
+*/}}
+{{- define "wan22.operatorNamespaces" -}}
+{{- .Values.operator.clusterWide | ternary list (prepend .Values.operator.namespaces .Release.Namespace | uniq) | toJson -}}
+{{- end }}
+
+{{/*
 kopf's flag for the log level; nothing for info, its default.
 Usage: {{ include "wan22.operatorLogFlag" . }}
 */}}
@@ -72,7 +89,7 @@ Usage: {{ include "wan22.operatorEnv" . | fromYamlArray }}
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_NAMESPACE
   valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
-- {name: WATCH_NAMESPACE, value: {{ .Values.operator.clusterWide | ternary "" .Release.Namespace | quote }}}
+- {name: WATCH_NAMESPACE, value: {{ include "wan22.operatorNamespaces" . | fromJsonArray | join "," | quote }}}
 - {name: LEASE_NAME, value: {{ include "wan22.operatorName" . }}}
 - {name: RESYNC_SECONDS, value: {{ .Values.operator.resyncSeconds | quote }}}
 - {name: METRICS_PORT, value: "8080"}

@@ -176,6 +176,9 @@ Usage: {{- include "wan22.validate" . }}
 {{- if and (eq .Values.kind "RayService") (not .Values.app.deploy) -}}
 {{- fail "app.deploy: false, but a RayService always deploys its application; set kind to RayCluster to deploy by hand, or set app.deploy to true" -}}
 {{- end -}}
+{{- if and .Values.operator.clusterWide .Values.operator.namespaces -}}
+{{- fail (printf "operator.namespaces: %s, but operator.clusterWide follows every namespace; set operator.clusterWide to false, or operator.namespaces to an empty list" (join ", " .Values.operator.namespaces)) -}}
+{{- end -}}
 {{- range $group := list "head" "worker" -}}
 {{- $pod := index $.Values $group -}}
 {{- if le (int $pod.terminationGracePeriodSeconds) (int $pod.drainSeconds) -}}

@@ -3,21 +3,23 @@
 import base64
 import os
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import redis
 from ray import serve
 
 from app.config import AppOptions
 from app.http.entrypoint import APIEntrypoint, api
 from app.media.storage import Storage, StorageError, video_path
 from app.model.folder import ModelFolder
+from app.tasks.embedded import EmbeddedRedis
 from app.tasks.keys import Key
-from app.tasks.store import Started, TaskStore
+from app.tasks.store import Started, TaskError, TaskStore
 from testing.records import gang_state, task_config
 from tests.app.media.pictures import encoded
 
@@ -62,7 +64,7 @@ async def http(routes: Routes) -> AsyncIterator[httpx.AsyncClient]:
 
 async def run(store: TaskStore, task_id: str) -> Started:
     """Let a leader start the task."""
-    await store.publish_gang(gang_state("gang", "here"), serving=True, ttl_seconds=30)
+    await store.publish_gang(gang_state(f"gang of {task_id}", "here"), serving=True, ttl_seconds=30)
     assert await store.take("here", "dispatcher") is not None
     started = await store.start(task_id, "here", "leader", 4)
     assert isinstance(started, Started)
@@ -71,9 +73,10 @@ async def run(store: TaskStore, task_id: str) -> Started:
 
 async def succeed(routes: Routes, task_id: str, video: bytes = b"0123456789") -> None:
     """Let the task end with a video, as a gang would."""
-    path = video_path(task_id, 1)
+    started = await run(routes._store, task_id)
+    path = video_path(task_id, started.attempt, started.token)
     routes._storage.write(video, path)
-    assert await routes._store.succeed(await run(routes._store, task_id), path)
+    assert await routes._store.succeed(started, path)
 
 
 async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.AsyncClient, routes: Routes) -> None:
@@ -84,6 +87,26 @@ async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.Asyn
     for reply in (await http.get("/generate/bad"), await http.post("/generate", json={"task_id": "bad"})):
         assert reply.status_code == 410
         assert "another task_id" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("gangs", "status", "message"),
+    [
+        ([], 503, "no gang has started yet"),
+        ([{"have": 0, "phase": "starting", "takes_tasks": False, "message": ""}], 503, "no gang has started yet"),
+        ([{"phase": "starting", "takes_tasks": False, "message": "rank 1 ended"}], 503, "rank 1 ended"),
+        ([{"takes_tasks": False, "message": "no task is taken: s3://videos"}], 503, "no task is taken: s3://videos"),
+        ([{"takes_tasks": False, "message": "no task is taken: s3://videos"}, {}], 200, ""),
+        ([{"phase": "degraded", "have": 2, "wanted": 4}], 200, ""),
+    ],
+)
+async def test_the_service_is_ready_if_a_gang_takes_tasks(
+    http: httpx.AsyncClient, routes: Routes, gangs: list[dict[str, Any]], status: int, message: str
+) -> None:
+    for number, changes in enumerate(gangs):
+        await routes._store.publish_gang(gang_state(f"gang-{number}", "here", **changes), serving=True, ttl_seconds=30)
+    reply = await http.get("/readyz")
+    assert (reply.status_code, reply.json()["ready"], reply.json()["message"]) == (status, status == 200, message)
 
 
 async def test_a_refused_picture_leaves_neither_a_task_nor_a_file(http: httpx.AsyncClient, tmp_path: Path) -> None:
@@ -219,3 +242,38 @@ async def test_the_pages_of_the_api_need_no_internet(prefix: str, page: str) -> 
         for url in loaded:
             assert url.startswith(f"{prefix}/"), url
             assert (await http.get(url)).status_code == 200, url
+
+
+@pytest.fixture
+def small_redis(redis_server: EmbeddedRedis) -> Iterator[None]:
+    """The server with 16 MB of memory, as it is configured without evicting keys."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory", "16mb")
+        yield
+        client.config_set("maxmemory", "0")
+
+
+@pytest.mark.usefixtures("small_redis")
+async def test_a_flood_of_cancelled_tasks_ends_in_503_and_keeps_no_task_from_its_end(
+    http: httpx.AsyncClient, routes: Routes
+) -> None:
+    for name in ("makes a video", "fails"):
+        assert (await routes._store.submit(name, {}, task_config())).outcome == "created"
+    running = [await run(routes._store, name) for name in ("makes a video", "fails")]
+    largest = {"prompt": "\N{FILM PROJECTOR}" * 8000, "negative_prompt": "\N{CLAPPER BOARD}" * 8000}
+    replies: list[httpx.Response] = []
+    while [reply.status_code for reply in replies[-50:]] != [503] * 50:
+        replies.append(await http.post("/generate", json=largest))
+        if replies[-1].status_code == 202:
+            assert (await http.delete(replies[-1].json()["url"])).json()["status"] == "cancelled"
+    assert {reply.status_code for reply in replies} == {202, 503}
+    assert replies[-1].headers["retry-after"] == "60"
+    assert "maxmemory" in replies[-1].json()["error"]["message"]
+    assert await routes._store.beat(running[0], 4) == "ok"
+    assert await routes._store.succeed(running[0], "video.mp4")
+    assert await routes._store.fail(running[1], TaskError("generation_failed", "a long message " * 1000))
+    while ids := await routes._store.expired(again_seconds=1):
+        for task_id in ids:
+            await routes._store.forget(task_id)
+    assert (await http.post("/generate", json=largest)).status_code == 202, "cancelled tasks went before their time"
+    assert (await http.get("/generate/makes a video")).json()["status"] == "succeeded"
