@@ -215,7 +215,7 @@ class APIEntrypoint:
         """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
         if request.image is None:
             config = await self._complete(request)
-            return await self._store.submit(task_id, request.body(), config)
+            return await self._store.submit(task_id, request.body(), config, model=self._model.name)
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
@@ -223,7 +223,7 @@ class APIEntrypoint:
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
         config = await self._complete(request, image)
         await asyncio.to_thread(self._storage.write, request.image, image.path)
-        submission = await self._store.submit(task_id, request.body(image), config)
+        submission = await self._store.submit(task_id, request.body(image), config, model=self._model.name)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:
             try:

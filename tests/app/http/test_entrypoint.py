@@ -257,3 +257,12 @@ async def test_a_flood_of_cancelled_tasks_ends_in_503_and_keeps_no_task_from_its
             await routes._store.forget(task_id)
     assert (await http.post("/generate", json=largest)).status_code == 202, "cancelled tasks went before their time"
     assert (await http.get("/generate/makes a video")).json()["status"] == "succeeded"
+
+
+async def test_a_task_names_the_model_for_which_it_was_accepted(
+    http: httpx.AsyncClient, routes: Routes, text_or_image_model: Path
+) -> None:
+    for name, fields in (("text", {}), ("picture", {"image": PICTURE})):
+        assert (await http.post("/generate", json={"task_id": name, **fields})).status_code == 202
+    for name in ("text", "picture"):
+        assert (await run(routes._store, name)).model == text_or_image_model.name
