@@ -86,6 +86,9 @@ class AppOptions(ModelOptions):
     """How long a resize waits for its GPUs before it is undone and tried again later."""
     task_ttl_seconds: float = Field(7 * 86400, gt=0)
     """How long an ended task is kept."""
+    cors_origins: str | None = Field(None, pattern=r"^(\*|(https?://[^\s,/*]+)(,https?://[^\s,/*]+)*)?$")
+    """Origins of web pages that may call the API from a browser, separated by commas (https://a.example,http://b:3000);
+    * for any. None or empty: no page of another origin may (no CORS headers)."""
 
 
 class AppArgs(AppOptions):

@@ -29,7 +29,14 @@ from app.tasks.store import StoreRefusedError, StoreUnavailableError, Submission
 from app.tasks.task_config import TaskConfig, TaskImage
 
 _log = logging.getLogger(__name__)
-api = create_api()
+
+
+def _cors_origins() -> tuple[str, ...]:
+    """Return the origins that this replica's arguments allow."""
+    return getattr(serve.get_replica_context().servable_object, "cors_origins", ())
+
+
+api = create_api(cors_origins=_cors_origins)
 
 _FULL_RETRY_SECONDS = 30
 _NO_MEMORY_RETRY_SECONDS = 60
@@ -93,6 +100,7 @@ class APIEntrypoint:
         self._cluster = runtime.cluster()
         self._max_queued_tasks = args.max_queued_tasks
         self._max_request_cost = args.max_request_cost
+        self.cors_origins = tuple(args.cors_origins.split(",")) if args.cors_origins else ()
         self._dispatcher = Dispatcher(
             self._store,
             cluster=self._cluster,
