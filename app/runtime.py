@@ -4,16 +4,20 @@ On a laptop everything has a default. In Kubernetes nothing has: a default that 
 """
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 
 import ray
 
 from app.config import AppArgs, ConfigError, Device, Environment
-from app.tasks.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis, free_port
 from app.tasks.store import TaskStore
 
+_log = logging.getLogger(__name__)
 _NAMESPACE = "wan22"
+EMBEDDED_FOLDER = Path("/tmp/wan22/redis")
+"""The data of the embedded Redis, next to the default folder of the videos. Both are kept over a restart."""
 
 
 def in_kubernetes() -> bool:
@@ -82,17 +86,26 @@ def redis_url(environment: Environment) -> str:
         return url
     if in_kubernetes():
         raise ConfigError("no Redis is configured: set REDIS_URL, or REDIS_HOST and REDIS_PORT (chart values redis.*)")
+    # Ray starts it again with the same arguments, so its clients find it at the same port.
     actor = ray.remote(_EmbeddedRedisActor).options(
-        name="embedded-redis", namespace=_NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0
+        name="embedded-redis",
+        namespace=_NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        max_restarts=-1,
+        max_task_retries=-1,
     )
-    return str(ray.get(actor.remote().url.remote()))
+    url = str(ray.get(actor.remote(EMBEDDED_FOLDER, free_port()).url.remote()))
+    _log.info("tasks are kept in %s (embedded Redis)", EMBEDDED_FOLDER)
+    return url
 
 
 class _EmbeddedRedisActor:
     """Holds the embedded server, so that the server lives as long as the Ray cluster."""
 
-    def __init__(self) -> None:
-        self._server = EmbeddedRedis().start()
+    def __init__(self, folder: Path, port: int) -> None:
+        self._server = EmbeddedRedis(folder, port).start().keep()
 
     async def url(self) -> str:
         await asyncio.sleep(0)

@@ -126,12 +126,8 @@ class VideoGenerator:
                 self._supervisor.announce()
 
     async def _run(self, started: Started) -> str:
-        if unknown := started.config.unknown_fields:
-            named = ", ".join(unknown)
-            message = (
-                f"this release does not know the field(s) {named}, which a newer one accepted; submit the task again"
-            )
-            return await self._fail(started, TaskFailedError("unknown_fields", message))
+        if refusal := _refusal(started, self._model.name):
+            return await self._fail(started, refusal)
         path = video_path(started.task_id, started.attempt, started.token)
         heartbeat = _Heartbeat(self._store, self._supervisor.gang, started, path, self._args)
         try:
@@ -293,6 +289,23 @@ async def _until_heard(write: Any) -> bool:
         except StoreUnavailableError as error:
             _log.warning("a task's end waits for Redis: %s", error)
             await asyncio.sleep(0.5)
+
+
+def _refusal(started: Started, model: str) -> TaskFailedError | None:
+    """Return why a gang with this model must not run a task of another release; None if it may."""
+    if unknown := started.config.unknown_fields:
+        named = ", ".join(unknown)
+        return TaskFailedError(
+            "unknown_fields",
+            f"this release does not know the field(s) {named}, which a newer one accepted; submit the task again",
+        )
+    if started.model not in (None, model):
+        return TaskFailedError(
+            "other_model",
+            f"the task was accepted for the model {started.model!r}, and the gangs have {model!r} now; submit it again "
+            "under another task_id for this model",
+        )
+    return None
 
 
 def _overdue(seconds: float, storage_problem: str) -> TaskFailedError:

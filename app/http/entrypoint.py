@@ -29,7 +29,14 @@ from app.tasks.store import StoreRefusedError, StoreUnavailableError, Submission
 from app.tasks.task_config import TaskConfig, TaskImage
 
 _log = logging.getLogger(__name__)
-api = create_api()
+
+
+def _cors_origins() -> tuple[str, ...]:
+    """Return the origins that this replica's arguments allow."""
+    return getattr(serve.get_replica_context().servable_object, "cors_origins", ())
+
+
+api = create_api(cors_origins=_cors_origins)
 
 _FULL_RETRY_SECONDS = 30
 _NO_MEMORY_RETRY_SECONDS = 60
@@ -93,6 +100,7 @@ class APIEntrypoint:
         self._cluster = runtime.cluster()
         self._max_queued_tasks = args.max_queued_tasks
         self._max_request_cost = args.max_request_cost
+        self.cors_origins = tuple(args.cors_origins.split(",")) if args.cors_origins else ()
         self._dispatcher = Dispatcher(
             self._store,
             cluster=self._cluster,
@@ -216,7 +224,7 @@ class APIEntrypoint:
         """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
         if request.image is None:
             config = await self._complete(request)
-            return await self._store.submit(task_id, request.body(), config)
+            return await self._store.submit(task_id, request.body(), config, model=self._model.name)
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
@@ -224,7 +232,7 @@ class APIEntrypoint:
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
         config = await self._complete(request, image)
         await asyncio.to_thread(self._storage.write, request.image, image.path)
-        submission = await self._store.submit(task_id, request.body(image), config)
+        submission = await self._store.submit(task_id, request.body(image), config, model=self._model.name)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:
             try:

@@ -1,10 +1,11 @@
-"""What every request passes before its route: the limit of its body and the age of its connection."""
+"""What every request passes before its route: the limit of its body, CORS and the age of its connection."""
 
 import asyncio
 from collections.abc import Callable
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.errors import problem
@@ -126,6 +127,37 @@ class BodyDeadline:
             await self._app(scope, in_time, send)
         finally:
             arrived()
+
+
+class CrossOrigin:
+    """Answers preflights and adds CORS headers for the origins that are allowed; without any it changes nothing.
+
+    Args:
+        app: the application behind this middleware.
+        origins: returns the allowed origins. It is asked at each request, since a replica's settings are known only
+            after its application was made.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Callable[[], tuple[str, ...]]) -> None:
+        self._app = app
+        self._origins = origins
+        self._allowed: tuple[str, ...] = ()
+        self._cors = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if (allowed := self._origins()) != self._allowed:
+            self._cors = CORSMiddleware(
+                self._app,
+                allow_origins=allowed,
+                allow_methods=["GET", "HEAD", "POST", "DELETE"],
+                allow_headers=["*"],
+                expose_headers=["Location", "Retry-After", "ETag", "Accept-Ranges", "Content-Range"],
+            )
+            self._allowed = allowed
+        await (self._cors if allowed else self._app)(scope, receive, send)
 
 
 class HeadAsGet:

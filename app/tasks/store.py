@@ -164,6 +164,8 @@ class Started:
     """Random. After a Redis fail-over that lost a ``start``, two leaders hold the same number, but not the same token.
     """
     config: TaskConfig
+    model: str | None
+    """Name of the model for which the task was accepted; None in tasks of older releases."""
 
 
 class TaskStore:
@@ -252,18 +254,22 @@ class TaskStore:
 
     # Clients
 
-    async def submit(self, task_id: str, body: Mapping[str, Any], config: TaskConfig) -> Submission:
+    async def submit(
+        self, task_id: str, body: Mapping[str, Any], config: TaskConfig, *, model: str | None = None
+    ) -> Submission:
         """Accept a task once.
 
         Args:
             task_id: the task's name; a second submission of the same name and ``body`` returns the first one's task.
             body: the fields the client set; they tell a repetition from a conflict.
             config: the complete request, which the gang will run.
+            model: name of the model that will run it.
         """
         digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         text = json.dumps(config.model_dump(), ensure_ascii=False, sort_keys=True)
         created_at = time.time()
-        reply = await self._run("submit", task_id, digest, text, created_at, self._max_queued)
+        about = {"model": model} if model else {}
+        reply = await self._run("submit", task_id, digest, text, created_at, self._max_queued, *_flat(about))
         outcome = SubmissionOutcome(reply[0])
         if outcome is SubmissionOutcome.CREATED:
             return Submission(outcome, Task.new(task_id, config, int(reply[1]), created_at))
@@ -365,7 +371,7 @@ class TaskStore:
         if reply[0] == "started":
             attempt, token = int(reply[1]), str(reply[2])
             try:
-                return Started(task_id, attempt, token, TaskConfig.model_validate_json(reply[3]))
+                return Started(task_id, attempt, token, TaskConfig.model_validate_json(reply[3]), reply[4])
             except ValidationError as error:
                 words = {
                     "error_code": "damaged_record",

@@ -6,7 +6,7 @@ import pytest
 
 from app.config import AppArgs
 from app.gang.gang import Gang
-from app.gang.leader import _Heartbeat, _overdue
+from app.gang.leader import _Heartbeat, _overdue, _refusal
 from app.tasks.store import Started, TaskStore
 from testing.records import task_config
 from testing.waiting import until_async
@@ -58,6 +58,23 @@ async def test_a_task_within_its_time_goes_on_and_shows_its_step(store: TaskStor
 
         await until_async("the step is shown", shown)
     assert (beat.stopped, gang.stopped) == (False, [])
+
+
+async def test_a_task_for_another_model_is_refused_by_both_names(store: TaskStore) -> None:
+    for task_id, model in (("a", "Wan-AI/one"), ("b", None)):
+        await store.submit(task_id, {}, task_config(), model=model)
+    accepted, older = [await store.start(task_id, "here", "leader", 4) for task_id in ("a", "b")]
+    assert isinstance(accepted, Started)
+    assert isinstance(older, Started)
+    refusal = _refusal(accepted, "Wan-AI/two")
+    assert refusal is not None
+    assert refusal.code == "other_model"
+    assert "'Wan-AI/one'" in refusal.message
+    assert "'Wan-AI/two'" in refusal.message
+    assert _refusal(accepted, "Wan-AI/one") is None
+    assert _refusal(older, "Wan-AI/two") is None, "an older release named no model"
+    again = await store.start("a", "here", "leader", 4)
+    assert again == accepted
 
 
 @pytest.mark.parametrize(

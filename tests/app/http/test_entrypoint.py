@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import redis
+from pydantic import ValidationError
 from ray import serve
 
 from app.config import AppOptions
@@ -231,6 +232,7 @@ async def test_head_is_get_without_a_body(http: httpx.AsyncClient, routes: Route
     assert "head" not in (await http.get("/openapi.json")).json()["paths"]["/generate"]
 
 
+@pytest.mark.usefixtures("routes")
 @pytest.mark.parametrize("prefix", ["", "/video"])
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])
 async def test_the_pages_of_the_api_need_no_internet(prefix: str, page: str) -> None:
@@ -277,3 +279,45 @@ async def test_a_flood_of_cancelled_tasks_ends_in_503_and_keeps_no_task_from_its
             await routes._store.forget(task_id)
     assert (await http.post("/generate", json=largest)).status_code == 202, "cancelled tasks went before their time"
     assert (await http.get("/generate/makes a video")).json()["status"] == "succeeded"
+
+
+async def test_a_task_names_the_model_for_which_it_was_accepted(
+    http: httpx.AsyncClient, routes: Routes, text_or_image_model: Path
+) -> None:
+    for name, fields in (("text", {}), ("picture", {"image": PICTURE})):
+        assert (await http.post("/generate", json={"task_id": name, **fields})).status_code == 202
+    for name in ("text", "picture"):
+        assert (await run(routes._store, name)).model == text_or_image_model.name
+
+
+PREFLIGHT = {"Origin": "https://studio.example", "Access-Control-Request-Method": "POST"}
+
+
+async def test_without_cors_origins_no_page_of_another_origin_may_call(http: httpx.AsyncClient) -> None:
+    reply = await http.get("/healthz", headers={"Origin": "https://studio.example"})
+    assert not [name for name in reply.headers if name.startswith("access-control")]
+    assert (await http.options("/generate", headers=PREFLIGHT)).status_code == 405
+
+
+@pytest.mark.parametrize("allowed", ["https://studio.example", "*"])
+async def test_a_page_of_an_allowed_origin_may_call(http: httpx.AsyncClient, routes: Routes, allowed: str) -> None:
+    routes.cors_origins = ("http://localhost:3000", "https://studio.example") if allowed != "*" else ("*",)
+    asked = PREFLIGHT | {"Access-Control-Request-Headers": "content-type"}
+    reply = await http.options("/generate", headers=asked)
+    assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (200, allowed)
+    reply = await http.post("/generate", json={"width": 1}, headers={"Origin": "https://studio.example"})
+    assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (422, allowed), (
+        "errors can be read, too"
+    )
+    assert "Location" in reply.headers["access-control-expose-headers"]
+
+
+async def test_a_page_of_an_origin_that_is_not_named_may_not_call(http: httpx.AsyncClient, routes: Routes) -> None:
+    routes.cors_origins = ("http://localhost:3000",)
+    assert (await http.options("/generate", headers=PREFLIGHT)).status_code == 400
+
+
+@pytest.mark.parametrize("wrong", ["studio.example", "https://a/", "https://a, https://b", "https://a,*"])
+def test_origins_that_no_browser_sends_are_refused(wrong: str) -> None:
+    with pytest.raises(ValidationError, match="cors_origins"):
+        AppOptions(cors_origins=wrong)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,15 @@ def test_a_hub_that_does_not_answer_is_told_apart_from_a_missing_folder(monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"the model hub gave no such repository .* check the name, HF_TOKEN"):
         ModelFolder.read("Wan-AI/Wan2.2-T2V-A14B-Diffusers")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("tiny-wan", "tiny-wan"),
+        ("hub/models--Wan-AI--Wan2.2-T2V/snapshots/0123abcd", "Wan-AI/Wan2.2-T2V"),
+    ],
+)
+def test_a_model_is_named_by_its_hub_id_or_its_folder(tmp_path: Path, folder: str, name: str) -> None:
+    shutil.copytree(local_model(), tmp_path / folder)
+    assert ModelFolder.read(str(tmp_path / folder)).name == name
