@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.media.storage import video_path
-from app.tasks.embedded import EmbeddedRedis
+from app.tasks.embedded import EmbeddedRedis, free_port
 from app.tasks.keys import Key
 from app.tasks.store import (
     MOST_DEATHS,
@@ -615,9 +615,10 @@ async def test_another_release_with_the_same_prefix_is_refused_by_name(redis_ser
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--cluster-enabled", "yes"), "runs in cluster mode"),
+        (("--cluster-enabled", "yes", "--cluster-port", str(free_port())), "runs in cluster mode"),
         (("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "evicts keys .*allkeys-lru.* noeviction"),
     ],
+    ids=["cluster", "eviction"],
 )
 async def test_a_server_that_cannot_keep_tasks_is_refused_by_name(options: tuple[str, ...], message: str) -> None:
     server = EmbeddedRedis(options=options).start()
