@@ -248,6 +248,16 @@ class Gang:
         asking = (member.actor.state.remote() for member in self.members)
         return await self._call(asking, "a probe", self.timeouts.answer)
 
+    async def refusal(self, members: Sequence[Member]) -> str:
+        """Return why ``members``, with their weights where they are, cannot be the whole gang; empty if they can.
+
+        Raises:
+            GangBrokenError: a rank is dead or does not answer.
+        """
+        asking = (member.actor.check_count.remote(len(members)) for member in members)
+        answers = await self._call(asking, "a question about its memory", self.timeouts.answer)
+        return next((answer for answer in answers if answer), "")
+
     async def store_video(self, path: str) -> None:
         """Store the video that ``generate`` made.
 

@@ -143,6 +143,7 @@ class Rank:
             self._pipeline = Pipeline(self._model_path, self._torch_device(), self._options, ranks)
         return self._pipeline.attention
 
+    @_in_control_thread
     def check_count(self, ranks: int) -> str | None:
         """Return the reason why this rank, as it is loaded, cannot be part of a gang of ``ranks``; None if it can."""
         if self._pipeline is None:

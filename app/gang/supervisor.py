@@ -21,6 +21,7 @@ from app.gang.steps import (
     Form,
     Grow,
     Probe,
+    Refuse,
     Rest,
     Shrink,
     Situation,
@@ -205,14 +206,12 @@ class GangSupervisor:
                 self._changed.set()
 
     async def _gather(self) -> Situation:
-        busy = self.turn.locked()
-        return Situation(
-            target=self._target,
-            ranks=len(self.gang.members),
-            busy=busy,
-            scattered=not busy and time.monotonic() >= self._compact_at and await self._is_scattered(),
-            retry_in=self._retry.remaining(),
-        )
+        retry_in = self._retry.remaining()
+        look = not self.turn.locked() and time.monotonic() >= self._compact_at
+        scattered = look and await self._is_scattered()
+        # The last wait: the step that follows takes the target for which the ranks were asked.
+        refusal = await self._shrink_refusal() if retry_in <= 0 else ""
+        return Situation(self._target, len(self.gang.members), self.turn.locked(), scattered, retry_in, refusal)
 
     async def _act(self, step: Step) -> None:
         match step:
@@ -224,6 +223,10 @@ class GangSupervisor:
                 self._begin_resize()
                 target = self._target
                 await self._regroup([], lambda members: node_by_node(members)[:target], target)
+            case Refuse(reason):
+                have = len(self.gang.members)
+                self._target = have
+                self.refuse(f"total_workers: {reason}; the gang keeps {have} ranks")
             case Compact():
                 self._compact_at = time.monotonic() + COMPACT_SECONDS
                 await self._compact()
@@ -383,6 +386,21 @@ class GangSupervisor:
             return await placement.reserve(bundle, count, near)
         except TimeoutError:
             return []
+
+    async def _shrink_refusal(self) -> str:
+        """Return why the ranks that a smaller target leaves cannot be a gang; empty if they can, or none would go."""
+        while (target := self._target) < len(self.gang.members):
+            try:
+                refusal = await self.gang.refusal(node_by_node(self.gang.members)[:target])
+            except GangBrokenError as error:
+                if self.turn.locked():
+                    # The running task's own watch decides whether the gang is broken.
+                    raise _UnmetError(str(error)) from None
+                self.broken(error)
+                continue
+            if target == self._target:
+                return refusal
+        return ""
 
     async def _is_scattered(self) -> bool:
         used = {member.place.node_id for member in self.gang.members}

@@ -1,16 +1,20 @@
 """The supervisor with a stand-in for the gang; tests/service has it form and resize real ones."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
 
 from app.gang import supervisor
-from app.gang.gang import Gang, GangBrokenError
+from app.gang.gang import Gang, GangBrokenError, Member
 from app.gang.placement import Slot
+from app.gang.rank import RankPlace
 from app.gang.supervisor import GangSupervisor
 from app.tasks.gang_state import GangPhase
 from app.tasks.store import TaskStore
+from testing.waiting import until_async
 
 LEADERS = Slot(cast(Any, None), "home", is_leaders=True)
 
@@ -22,6 +26,14 @@ class StandIn:
         self.members: list[Any] = []
         self.probe = asyncio.Event()
         self.error: Exception | None = None
+        self.too_few = 0
+        """The largest number of ranks whose memory does not hold the model."""
+
+    async def refusal(self, members: list[Any]) -> str:
+        return f"{len(members)} ranks do not hold the model" if len(members) <= self.too_few else ""
+
+    async def form(self, members: list[Any]) -> None:
+        self.members = members
 
     async def states(self) -> list[Any]:
         await self.probe.wait()
@@ -43,14 +55,45 @@ def gang(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return gang
 
 
-def over(gang: StandIn) -> GangSupervisor:
+def over(gang: StandIn, ranks: int = 1) -> GangSupervisor:
     made = GangSupervisor(cast(Gang, gang), cast(TaskStore, None), LEADERS, heads=4, timeout_seconds=1)
-    made.record(1)
+    made.record(ranks)
     return made
+
+
+@contextlib.asynccontextmanager
+async def working(supervised: GangSupervisor) -> AsyncIterator[None]:
+    """Let the supervisor's loop run."""
+    loop = asyncio.create_task(supervised.run())
+    yield
+    loop.cancel()
+    await asyncio.gather(loop, return_exceptions=True)
+
+
+async def is_phase(supervised: GangSupervisor, wanted: GangPhase) -> bool:
+    return phase(supervised) is wanted
 
 
 def phase(of: GangSupervisor) -> GangPhase:
     return of.report(gang_id="g", cluster="c", task_id=None).phase
+
+
+async def test_a_resize_that_the_ranks_memory_does_not_hold_is_refused_and_changes_nothing(
+    gang: StandIn,
+) -> None:
+    place = RankPlace("home", "10.0.0.1", 1)
+    gang.members = [Member(cast(Any, None), LEADERS, place, "native") for _ in range(4)]
+    gang.too_few = 2
+    gang.probe.set()
+    supervised = over(gang, 4)
+    supervised.record(2)
+    async with working(supervised):
+        await until_async("it is refused", lambda: is_phase(supervised, GangPhase.REFUSED))
+        report = supervised.report(gang_id="g", cluster="c", task_id=None)
+        assert (report.wanted, report.have) == (2, 4)
+        assert report.message == "total_workers: 2 ranks do not hold the model; the gang keeps 4 ranks"
+        supervised.record(4)
+        await until_async("four are ready", lambda: is_phase(supervised, GangPhase.READY))
 
 
 async def test_a_gang_whose_rank_hangs_takes_no_task_until_it_answers(gang: StandIn) -> None:
