@@ -156,7 +156,7 @@ class Gang:
         actors: list[ActorHandle[Rank]] = []
         try:
             for slot in slots:
-                actors.append(await placement.ask_head(self._actor, slot))
+                actors.append(await placement.make_at_head(placement.end, self._actor, slot))
             places = await self._call((actor.place.remote() for actor in actors), "start", self.timeouts.answer)
             started = time.monotonic()
             loading = (actor.load.remote(ranks) for actor in actors)

@@ -1,7 +1,8 @@
 """Reserves places for ranks, one placement group each, so that a gang can grow and shrink rank by rank.
 
 Every question to the cluster's head (Ray's GCS) is asked in a thread. A head that does not answer then delays resizes
-alone: the leader's event loop, which renews leases and reports the gang, goes on.
+alone: the leader's event loop, which renews leases and reports the gang, goes on. Nobody waits for ever: a head that
+is silent for too long is an error, and what it makes later is given back.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _PINNED_WAIT_SECONDS = 1.0
 _ANYWHERE_WAIT_SECONDS = 2.0
+_HEAD_SECONDS = 15.0
+"""How long the head may take to answer; it normally takes milliseconds."""
 
 # Not asyncio's own threads: those store videos and must not wait behind a silent head.
 _threads = ThreadPoolExecutor(8, thread_name_prefix="gcs")
@@ -34,9 +37,43 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class HeadSilentError(Exception):
+    """The head of the cluster did not answer in time."""
+
+
 async def ask_head(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what ``function`` returns, which asks the head of the cluster, without blocking the event loop."""
-    return await asyncio.wrap_future(_threads.submit(function, *args, **kwargs))
+    """Return what ``function`` returns, which asks the head of the cluster, without blocking the event loop.
+
+    Raises:
+        HeadSilentError: the head did not answer within _HEAD_SECONDS.
+    """
+    return await make_at_head(lambda _: None, function, *args, **kwargs)
+
+
+async def make_at_head(give_back: Callable[[T], Any], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do as ``ask_head`` for a function that makes something; ``give_back`` gets what is made after nobody waits.
+
+    Raises:
+        HeadSilentError: the head did not answer within _HEAD_SECONDS.
+    """
+    asking = _threads.submit(function, *args, **kwargs)
+    limit = asyncio.timeout(_HEAD_SECONDS)
+    try:
+        async with limit:
+            return await asyncio.wrap_future(asking)
+    except BaseException as error:
+        # The thread cannot be interrupted, so the head may still do what it was asked.
+        asking.add_done_callback(lambda late: _give_back(late, give_back))
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise HeadSilentError(
+                f"the head of the Ray cluster (GCS) did not answer within {_HEAD_SECONDS:g} s"
+            ) from None
+        raise
+
+
+def _give_back(late: "Future[T]", give_back: Callable[[T], Any]) -> None:
+    if not late.cancelled() and late.exception() is None:
+        give_back(late.result())
 
 
 def tell_head(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -66,7 +103,7 @@ class Slot:
     def release(self) -> None:
         """Give the room back; a rank that still runs in it ends."""
         if not self.is_leaders:
-            tell_head(remove_placement_group, self.group)
+            _remove(self.group)
 
 
 def leaders_slot() -> Slot:
@@ -120,13 +157,7 @@ async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, 
 async def _reserve_on(bundle: dict[str, float], node_id: str | None) -> Slot | None:
     selector = [{"ray.io/node-id": node_id}] if node_id else None
     wait = _PINNED_WAIT_SECONDS if node_id else _ANYWHERE_WAIT_SECONDS
-    making = asyncio.ensure_future(ask_head(placement_group, [bundle], bundle_label_selector=selector))
-    try:
-        group = await asyncio.shield(making)
-    except asyncio.CancelledError:
-        # The thread cannot be interrupted: the group that it makes is given back when it exists.
-        making.add_done_callback(_remove_when_made)
-        raise
+    group = await make_at_head(_remove, placement_group, [bundle], bundle_label_selector=selector)
     found = None
     try:
         if await ask_head(group.wait, wait):
@@ -135,12 +166,11 @@ async def _reserve_on(bundle: dict[str, float], node_id: str | None) -> Slot | N
         return found
     finally:
         if found is None:
-            tell_head(remove_placement_group, group)
+            _remove(group)
 
 
-def _remove_when_made(making: "asyncio.Future[PlacementGroup]") -> None:
-    if not making.cancelled() and making.exception() is None:
-        tell_head(remove_placement_group, making.result())
+def _remove(group: PlacementGroup) -> None:
+    tell_head(remove_placement_group, group)
 
 
 def release(slots: Iterable[Slot]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from app.config import ConfigError
 from app.gang import placement
 from app.gang.gang import Gang, GangBrokenError, Member, node_by_node
-from app.gang.placement import Slot
+from app.gang.placement import HeadSilentError, Slot
 from app.gang.steps import (
     COMPACT_SECONDS,
     Backoff,
@@ -190,7 +190,7 @@ class GangSupervisor:
                 await self._act(step)
                 if isinstance(step, Form | Grow | Shrink) and len(self.gang.members) == self._target:
                     self._retry.reset()
-            except (_UnmetError, NoPlanError) as unmet:
+            except (_UnmetError, NoPlanError, HeadSilentError) as unmet:
                 self._message = f"{unmet}; trying again"
                 self._retry.fail()
             except (GangBrokenError, ConfigError) as error:
@@ -406,7 +406,11 @@ class GangSupervisor:
         used = {member.place.node_id for member in self.gang.members}
         if len(used) < 2:
             return False
-        return await placement.nodes_needed(self.gang.settings.bundle(), len(self.gang.members), used) < len(used)
+        try:
+            return await placement.nodes_needed(self.gang.settings.bundle(), len(self.gang.members), used) < len(used)
+        except HeadSilentError:
+            self._compact_at = time.monotonic() + COMPACT_SECONDS
+            return False
 
     def _end(self, members: list[Member]) -> None:
         """End the ranks of ``members``; their room stays reserved."""
