@@ -27,7 +27,8 @@ class Settings(StrictModel):
     poll_seconds: float = Field(1, gt=0)
     """How often an object is reconciled while it is being resized."""
     webhook_enabled: bool = True
-    webhook_host: str = "0.0.0.0"
+    webhook_host: str = ""
+    """The address on which the webhooks listen; empty for all, IPv4 and IPv6."""
     webhook_port: int = Field(9443, ge=1, le=65535)
     webhook_service: str = names.WEBHOOK
     webhook_url: str = ""
@@ -37,6 +38,8 @@ class Settings(StrictModel):
     """Name of both the mutating and the validating webhook configuration."""
     metrics_port: int = Field(8080, ge=0, le=65535)
     """Port of the Prometheus metrics; 0 for none."""
+    health_port: int = Field(8081, ge=0, le=65535)
+    """Port of the liveness probe; 0 for none."""
     cluster_domain: str = "cluster.local"
 
     @model_validator(mode="after")

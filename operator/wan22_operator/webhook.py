@@ -50,7 +50,7 @@ class WebhookServer:
                 try:
                     await self._renew_certificate()
                     if not started:
-                        host, port = self._settings.webhook_host, self._settings.webhook_port
+                        host, port = self._settings.webhook_host or None, self._settings.webhook_port
                         await web.TCPSite(runner, host, port, ssl_context=self._context, reuse_port=True).start()
                         started = True
                         log.info("webhooks are served on port %d", port)
