@@ -17,6 +17,7 @@ from app.gang import placement
 from app.gang.placement import Slot
 from app.gang.rank import (
     CONTROL_GROUP,
+    DeviceLostError,
     OutOfStepError,
     Rank,
     RankPlace,
@@ -50,6 +51,7 @@ class GangBrokenError(Exception):
         reason: str = "",
         task_error: TaskFailedError | None = None,
         blameless: bool = False,
+        device_lost: bool = False,
     ) -> None:
         """Describe the failure.
 
@@ -62,12 +64,14 @@ class GangBrokenError(Exception):
             reason: the rank's own error.
             task_error: set if the task itself caused the failure, so that it is not tried again.
             blameless: whether no task can have caused it: the node went, or its memory was short.
+            device_lost: whether the rank's GPU failed, or its context there.
         """
         super().__init__(what, rank, ranks, during, seconds, reason)
         self.what, self.rank, self.ranks, self.during, self.seconds = what, rank, ranks, during, seconds
         self.reason = reason
         self.task_error = task_error
         self.blameless = blameless
+        self.device_lost = device_lost
 
     def __str__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
@@ -129,6 +133,10 @@ class Outcome:
     @property
     def died(self) -> bool:
         return isinstance(self.error, RayError) and not isinstance(self.error, RayTaskError)
+
+    @property
+    def device_lost(self) -> bool:
+        return isinstance(self.error, RayTaskError) and isinstance(self.error.cause, DeviceLostError)
 
 
 @dataclass
@@ -439,6 +447,7 @@ def failure_of_task(
     ranks, task_error = len(outcomes), own[0] if own else None
     for what, found in (
         ("died", [outcome for outcome in outcomes if outcome.died]),
+        ("failed", [outcome for outcome in outcomes if outcome.device_lost]),
         ("failed", [one for one in outcomes if one.error and not isinstance(one.error, TaskFailedError)]),
         ("failed", [outcome for outcome in outcomes if outcome.error]),
     ):
@@ -463,6 +472,7 @@ def _broken(
         reason=reason,
         task_error=task_error,
         blameless=_blameless(outcome.error),
+        device_lost=outcome.device_lost,
     )
 
 

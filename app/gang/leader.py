@@ -158,6 +158,7 @@ class VideoGenerator:
         if video is None:
             kept = not heartbeat.lost and await _until_heard(lambda: self._store.stop(started))
             return "cancelled" if kept else "running"
+        self._supervisor.worked()
         kept = await _until_heard(lambda: self._store.succeed(started, video))
         await self._sweep(started, keep=video if kept else None)
         return "succeeded" if kept else "running"

@@ -8,7 +8,7 @@ is silent for too long is an error, and what it makes later is given back.
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -119,7 +119,14 @@ def end(actor: "ActorHandle[Any]") -> None:
     tell_head(ray.kill, actor)
 
 
-async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, elsewhere: bool = True) -> list[Slot]:
+async def reserve(
+    bundle: dict[str, float],
+    count: int,
+    near: Sequence[str],
+    *,
+    elsewhere: bool = True,
+    avoid: Collection[str] = (),
+) -> list[Slot]:
     """Reserve up to ``count`` slots of the room that is free now: on the nodes ``near`` in order, then on others.
 
     Args:
@@ -127,12 +134,14 @@ async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, 
         count: slots wanted.
         near: ids of the nodes on which the gang already has ranks.
         elsewhere: whether other nodes may be used at all.
+        avoid: ids of the nodes that must not be used.
 
     Returns:
         the slots; fewer than ``count`` if the cluster has no more room. An error releases those reserved before it.
     """
     slots: list[Slot] = []
-    nodes = list(near)
+    nodes = [node for node in near if node not in avoid]
+    anywhere = f"!in({','.join(sorted(avoid))})" if avoid else None
     try:
         while len(slots) < count and nodes:
             slot = await _reserve_on(bundle, nodes[0])
@@ -142,7 +151,7 @@ async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, 
                 slots.append(slot)
         while elsewhere and len(slots) < count:
             # A node found anywhere is filled before the next one is looked for.
-            slot = await _reserve_on(bundle, None)
+            slot = await _reserve_on(bundle, anywhere, _ANYWHERE_WAIT_SECONDS)
             if slot is None:
                 break
             slots.append(slot)
@@ -154,9 +163,9 @@ async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, 
     return slots
 
 
-async def _reserve_on(bundle: dict[str, float], node_id: str | None) -> Slot | None:
-    selector = [{"ray.io/node-id": node_id}] if node_id else None
-    wait = _PINNED_WAIT_SECONDS if node_id else _ANYWHERE_WAIT_SECONDS
+async def _reserve_on(bundle: dict[str, float], nodes: str | None, wait: float = _PINNED_WAIT_SECONDS) -> Slot | None:
+    """Reserve one slot on ``nodes``: a node's id, or another selector of Ray's labels; None for any node."""
+    selector = [{"ray.io/node-id": nodes}] if nodes else None
     group = await make_at_head(_remove, placement_group, [bundle], bundle_label_selector=selector)
     found = None
     try:
@@ -187,6 +196,6 @@ async def nodes_needed(bundle: dict[str, float], ranks: int, nodes: set[str]) ->
     return next((count for count, total in enumerate(fits, 1) if total >= ranks), len(nodes))
 
 
-async def live_nodes() -> set[str]:
-    """Return the ids of the nodes that Ray believes alive."""
-    return {node["NodeID"] for node in await ask_head(ray.nodes) if node["Alive"]}
+async def live_nodes() -> dict[str, str]:
+    """Return the addresses of the nodes that Ray believes alive, by their ids."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in await ask_head(ray.nodes) if node["Alive"]}

@@ -14,7 +14,7 @@ async def test_an_error_in_the_middle_releases_what_was_reserved(monkeypatch: py
     made: list[Slot] = []
     released: list[Slot] = []
 
-    async def reserve_on(_: dict[str, float], node_id: str | None) -> Slot:
+    async def reserve_on(_: dict[str, float], node_id: str | None, *__: float) -> Slot:
         if len(made) == 2:
             raise ConnectionError("the GCS does not answer")
         made.append(Slot(cast(Any, len(made)), node_id or "anywhere"))
