@@ -17,6 +17,7 @@ from app.gang import placement
 from app.gang.placement import Slot
 from app.gang.rank import (
     CONTROL_GROUP,
+    DeviceLostError,
     OutOfStepError,
     Rank,
     RankPlace,
@@ -50,6 +51,7 @@ class GangBrokenError(Exception):
         reason: str = "",
         task_error: TaskFailedError | None = None,
         blameless: bool = False,
+        device_lost: bool = False,
     ) -> None:
         """Describe the failure.
 
@@ -62,12 +64,14 @@ class GangBrokenError(Exception):
             reason: the rank's own error.
             task_error: set if the task itself caused the failure, so that it is not tried again.
             blameless: whether no task can have caused it: the node went, or its memory was short.
+            device_lost: whether the rank's GPU failed, or its context there.
         """
         super().__init__(what, rank, ranks, during, seconds, reason)
         self.what, self.rank, self.ranks, self.during, self.seconds = what, rank, ranks, during, seconds
         self.reason = reason
         self.task_error = task_error
         self.blameless = blameless
+        self.device_lost = device_lost
 
     def __str__(self) -> str:
         reason = f": {self.reason}" if self.reason else ""
@@ -130,6 +134,10 @@ class Outcome:
     def died(self) -> bool:
         return isinstance(self.error, RayError) and not isinstance(self.error, RayTaskError)
 
+    @property
+    def device_lost(self) -> bool:
+        return isinstance(self.error, RayTaskError) and isinstance(self.error.cause, DeviceLostError)
+
 
 @dataclass
 class Gang:
@@ -156,7 +164,7 @@ class Gang:
         actors: list[ActorHandle[Rank]] = []
         try:
             for slot in slots:
-                actors.append(await placement.ask_head(self._actor, slot))
+                actors.append(await placement.make_at_head(placement.end, self._actor, slot))
             places = await self._call((actor.place.remote() for actor in actors), "start", self.timeouts.answer)
             started = time.monotonic()
             loading = (actor.load.remote(ranks) for actor in actors)
@@ -249,6 +257,16 @@ class Gang:
         """
         asking = (member.actor.state.remote() for member in self.members)
         return await self._call(asking, "a probe", self.timeouts.answer)
+
+    async def refusal(self, members: Sequence[Member]) -> str:
+        """Return why ``members``, with their weights where they are, cannot be the whole gang; empty if they can.
+
+        Raises:
+            GangBrokenError: a rank is dead or does not answer.
+        """
+        asking = (member.actor.check_count.remote(len(members)) for member in members)
+        answers = await self._call(asking, "a question about its memory", self.timeouts.answer)
+        return next((answer for answer in answers if answer), "")
 
     async def store_video(self, path: str) -> None:
         """Store the video that ``generate`` made.
@@ -431,6 +449,7 @@ def failure_of_task(
     ranks, task_error = len(outcomes), own[0] if own else None
     for what, found in (
         ("died", [outcome for outcome in outcomes if outcome.died]),
+        ("failed", [outcome for outcome in outcomes if outcome.device_lost]),
         ("failed", [one for one in outcomes if one.error and not isinstance(one.error, TaskFailedError)]),
         ("failed", [outcome for outcome in outcomes if outcome.error]),
     ):
@@ -455,6 +474,7 @@ def _broken(
         reason=reason,
         task_error=task_error,
         blameless=_blameless(outcome.error),
+        device_lost=outcome.device_lost,
     )
 
 

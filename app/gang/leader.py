@@ -15,7 +15,7 @@ from ray import serve
 from app import runtime
 from app.config import AppArgs, ConfigError, Environment, UserConfig, explain
 from app.gang.gang import Gang, GangBrokenError, RankSettings, Timeouts
-from app.gang.placement import leaders_slot
+from app.gang.placement import HeadSilentError, leaders_slot
 from app.gang.rank import StorageAwayError, TaskFailedError
 from app.gang.supervisor import GangSupervisor
 from app.media.storage import Storage, StorageError, video_path
@@ -84,7 +84,7 @@ class VideoGenerator:
             self._background.append(asyncio.create_task(self._publish()))
             try:
                 await self._supervisor.form()
-            except GangBrokenError as error:
+            except (GangBrokenError, HeadSilentError) as error:
                 raise ConfigError(f"the gang could not be formed: {error}") from None
             self._background.append(asyncio.create_task(self._supervisor.run()))
             self._background.append(asyncio.create_task(self._check_storage()))
@@ -154,6 +154,7 @@ class VideoGenerator:
         if video is None:
             kept = not heartbeat.lost and await _until_heard(lambda: self._store.stop(started))
             return "cancelled" if kept else "running"
+        self._supervisor.worked()
         kept = await _until_heard(lambda: self._store.succeed(started, video))
         await self._sweep(started, keep=video if kept else None)
         return "succeeded" if kept else "running"

@@ -1,13 +1,14 @@
 """Reserves places for ranks, one placement group each, so that a gang can grow and shrink rank by rank.
 
 Every question to the cluster's head (Ray's GCS) is asked in a thread. A head that does not answer then delays resizes
-alone: the leader's event loop, which renews leases and reports the gang, goes on.
+alone: the leader's event loop, which renews leases and reports the gang, goes on. Nobody waits for ever: a head that
+is silent for too long is an error, and what it makes later is given back.
 """
 
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _PINNED_WAIT_SECONDS = 1.0
 _ANYWHERE_WAIT_SECONDS = 2.0
+_HEAD_SECONDS = 15.0
+"""How long the head may take to answer; it normally takes milliseconds."""
 
 # Not asyncio's own threads: those store videos and must not wait behind a silent head.
 _threads = ThreadPoolExecutor(8, thread_name_prefix="gcs")
@@ -34,9 +37,43 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class HeadSilentError(Exception):
+    """The head of the cluster did not answer in time."""
+
+
 async def ask_head(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what ``function`` returns, which asks the head of the cluster, without blocking the event loop."""
-    return await asyncio.wrap_future(_threads.submit(function, *args, **kwargs))
+    """Return what ``function`` returns, which asks the head of the cluster, without blocking the event loop.
+
+    Raises:
+        HeadSilentError: the head did not answer within _HEAD_SECONDS.
+    """
+    return await make_at_head(lambda _: None, function, *args, **kwargs)
+
+
+async def make_at_head(give_back: Callable[[T], Any], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do as ``ask_head`` for a function that makes something; ``give_back`` gets what is made after nobody waits.
+
+    Raises:
+        HeadSilentError: the head did not answer within _HEAD_SECONDS.
+    """
+    asking = _threads.submit(function, *args, **kwargs)
+    limit = asyncio.timeout(_HEAD_SECONDS)
+    try:
+        async with limit:
+            return await asyncio.wrap_future(asking)
+    except BaseException as error:
+        # The thread cannot be interrupted, so the head may still do what it was asked.
+        asking.add_done_callback(lambda late: _give_back(late, give_back))
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise HeadSilentError(
+                f"the head of the Ray cluster (GCS) did not answer within {_HEAD_SECONDS:g} s"
+            ) from None
+        raise
+
+
+def _give_back(late: "Future[T]", give_back: Callable[[T], Any]) -> None:
+    if not late.cancelled() and late.exception() is None:
+        give_back(late.result())
 
 
 def tell_head(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -66,7 +103,7 @@ class Slot:
     def release(self) -> None:
         """Give the room back; a rank that still runs in it ends."""
         if not self.is_leaders:
-            tell_head(remove_placement_group, self.group)
+            _remove(self.group)
 
 
 def leaders_slot() -> Slot:
@@ -82,7 +119,14 @@ def end(actor: "ActorHandle[Any]") -> None:
     tell_head(ray.kill, actor)
 
 
-async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, elsewhere: bool = True) -> list[Slot]:
+async def reserve(
+    bundle: dict[str, float],
+    count: int,
+    near: Sequence[str],
+    *,
+    elsewhere: bool = True,
+    avoid: Collection[str] = (),
+) -> list[Slot]:
     """Reserve up to ``count`` slots of the room that is free now: on the nodes ``near`` in order, then on others.
 
     Args:
@@ -90,12 +134,14 @@ async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, 
         count: slots wanted.
         near: ids of the nodes on which the gang already has ranks.
         elsewhere: whether other nodes may be used at all.
+        avoid: ids of the nodes that must not be used.
 
     Returns:
         the slots; fewer than ``count`` if the cluster has no more room. An error releases those reserved before it.
     """
     slots: list[Slot] = []
-    nodes = list(near)
+    nodes = [node for node in near if node not in avoid]
+    anywhere = f"!in({','.join(sorted(avoid))})" if avoid else None
     try:
         while len(slots) < count and nodes:
             slot = await _reserve_on(bundle, nodes[0])
@@ -105,7 +151,7 @@ async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, 
                 slots.append(slot)
         while elsewhere and len(slots) < count:
             # A node found anywhere is filled before the next one is looked for.
-            slot = await _reserve_on(bundle, None)
+            slot = await _reserve_on(bundle, anywhere, _ANYWHERE_WAIT_SECONDS)
             if slot is None:
                 break
             slots.append(slot)
@@ -117,16 +163,10 @@ async def reserve(bundle: dict[str, float], count: int, near: Sequence[str], *, 
     return slots
 
 
-async def _reserve_on(bundle: dict[str, float], node_id: str | None) -> Slot | None:
-    selector = [{"ray.io/node-id": node_id}] if node_id else None
-    wait = _PINNED_WAIT_SECONDS if node_id else _ANYWHERE_WAIT_SECONDS
-    making = asyncio.ensure_future(ask_head(placement_group, [bundle], bundle_label_selector=selector))
-    try:
-        group = await asyncio.shield(making)
-    except asyncio.CancelledError:
-        # The thread cannot be interrupted: the group that it makes is given back when it exists.
-        making.add_done_callback(_remove_when_made)
-        raise
+async def _reserve_on(bundle: dict[str, float], nodes: str | None, wait: float = _PINNED_WAIT_SECONDS) -> Slot | None:
+    """Reserve one slot on ``nodes``: a node's id, or another selector of Ray's labels; None for any node."""
+    selector = [{"ray.io/node-id": nodes}] if nodes else None
+    group = await make_at_head(_remove, placement_group, [bundle], bundle_label_selector=selector)
     found = None
     try:
         if await ask_head(group.wait, wait):
@@ -135,12 +175,11 @@ async def _reserve_on(bundle: dict[str, float], node_id: str | None) -> Slot | N
         return found
     finally:
         if found is None:
-            tell_head(remove_placement_group, group)
+            _remove(group)
 
 
-def _remove_when_made(making: "asyncio.Future[PlacementGroup]") -> None:
-    if not making.cancelled() and making.exception() is None:
-        tell_head(remove_placement_group, making.result())
+def _remove(group: PlacementGroup) -> None:
+    tell_head(remove_placement_group, group)
 
 
 def release(slots: Iterable[Slot]) -> None:
@@ -157,6 +196,6 @@ async def nodes_needed(bundle: dict[str, float], ranks: int, nodes: set[str]) ->
     return next((count for count, total in enumerate(fits, 1) if total >= ranks), len(nodes))
 
 
-async def live_nodes() -> set[str]:
-    """Return the ids of the nodes that Ray believes alive."""
-    return {node["NodeID"] for node in await ask_head(ray.nodes) if node["Alive"]}
+async def live_nodes() -> dict[str, str]:
+    """Return the addresses of the nodes that Ray believes alive, by their ids."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in await ask_head(ray.nodes) if node["Alive"]}

@@ -95,6 +95,10 @@ class RankLostError(Exception):
     """This process is not fit for another task, by no fault of the task: its CUDA context or its memory is damaged."""
 
 
+class DeviceLostError(RankLostError):
+    """This rank's GPU failed, or its context on it: a new process may work there, or fail in the same way."""
+
+
 class StorageAwayError(Exception):
     """The storage did not take the video; the video is still on rank 0's disk."""
 
@@ -131,6 +135,7 @@ class Rank:
 
         Raises:
             ConfigError: the model folder or the device cannot be used.
+            DeviceLostError: the GPU failed.
         """
         if self._pipeline is None:
             import torch
@@ -140,9 +145,15 @@ class Rank:
             if self._device == "cpu":
                 # Ranks that share a machine's cores would otherwise each start a thread for every one of them.
                 torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-            self._pipeline = Pipeline(self._model_path, self._torch_device(), self._options, ranks)
+            try:
+                self._pipeline = Pipeline(self._model_path, self._torch_device(), self._options, ranks)
+            except RuntimeError as error:
+                if lost := _device_lost(error):
+                    raise lost from error
+                raise
         return self._pipeline.attention
 
+    @_in_control_thread
     def check_count(self, ranks: int) -> str | None:
         """Return the reason why this rank, as it is loaded, cannot be part of a gang of ``ranks``; None if it can."""
         if self._pipeline is None:
@@ -369,9 +380,18 @@ def _translated(error: Exception) -> Exception:
         return TaskFailedError("out_of_memory", f"the GPU does not hold this request ({found}); {_MORE_MEMORY}")
     if isinstance(error, StorageAwayError):
         return error
-    device_lost = isinstance(error, getattr(torch, "AcceleratorError", ())) or (
-        isinstance(error, RuntimeError) and any(name in str(error) for name in _DAMAGED)
-    )
-    if device_lost or isinstance(error, MemoryError):
+    if lost := _device_lost(error):
+        return lost
+    if isinstance(error, MemoryError):
         return RankLostError(f"{type(error).__name__}: {line}")
     return TaskFailedError("generation_failed", f"{type(error).__name__}: {line}")
+
+
+def _device_lost(error: Exception) -> DeviceLostError | None:
+    """Return the error as a failure of the rank's GPU; None if it is another one."""
+    import torch
+
+    is_damage = isinstance(error, RuntimeError) and any(name in str(error) for name in _DAMAGED)
+    if isinstance(error, getattr(torch, "AcceleratorError", ())) or is_damage:
+        return DeviceLostError(f"{type(error).__name__}: {first_line(error)}")
+    return None

@@ -25,6 +25,8 @@ class Situation:
     """Whether the ranks occupy more nodes than they need, and it is time to look for room closer together."""
     retry_in: float = 0.0
     """Seconds until a step that failed may be tried again."""
+    refusal: str = ""
+    """Why the ranks that would stay cannot be a gang of ``target`` ranks as they are loaded; empty if they can."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,13 @@ class Shrink:
 
 
 @dataclass(frozen=True)
+class Refuse:
+    """Keep the ranks that there are, and report why the wanted number is refused."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Compact:
     """Move the ranks of the last node to the gang's other nodes, if they have room."""
 
@@ -59,7 +68,7 @@ class Rest:
     """Do nothing: the running task's own watch follows the ranks, or it is too early to try again."""
 
 
-Step = Form | Grow | Shrink | Compact | Probe | Rest
+Step = Form | Grow | Shrink | Refuse | Compact | Probe | Rest
 
 
 def next_step(situation: Situation) -> Step:
@@ -70,7 +79,7 @@ def next_step(situation: Situation) -> Step:
     if situation.ranks < situation.target and may_try:
         return Grow(situation.target - situation.ranks)
     if situation.ranks > situation.target and may_try:
-        return Shrink()
+        return Refuse(situation.refusal) if situation.refusal else Shrink()
     if situation.busy:
         return Rest()
     if situation.scattered and may_try:

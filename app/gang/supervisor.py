@@ -8,12 +8,13 @@ import contextlib
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from app.config import ConfigError
 from app.gang import placement
 from app.gang.gang import Gang, GangBrokenError, Member, node_by_node
-from app.gang.placement import Slot
+from app.gang.placement import HeadSilentError, Slot
 from app.gang.steps import (
     COMPACT_SECONDS,
     Backoff,
@@ -21,6 +22,7 @@ from app.gang.steps import (
     Form,
     Grow,
     Probe,
+    Refuse,
     Rest,
     Shrink,
     Situation,
@@ -39,6 +41,8 @@ _START_PATIENCE_SECONDS = 10.0
 _MOST_FAILURES = 3
 _PROBE_SECONDS = 2.0
 """How long the ranks may take to answer before a task is started on another gang."""
+_MOST_DEVICE_FAILURES = 3
+"""A node whose GPUs fail this often, and no task succeeds in between, is left; a task has more attempts than that."""
 _QUIET_SECONDS = 60.0
 """A gang that breaks again within this time is formed again after a pause, not at once."""
 
@@ -80,6 +84,10 @@ class GangSupervisor:
         self._suspect = False
         """Whether a rank did not answer a probe in time."""
         self._failures = 0
+        self._device_failures: Counter[str] = Counter()
+        """How often a GPU failed on each node since the last task that succeeded."""
+        self._left: dict[str, str] = {}
+        """The nodes that this gang does not use any more, and why. A pod that replaces one is another node."""
         self._retry = Backoff()
         self._broke_at = -_QUIET_SECONDS
         self._compact_at = 0.0
@@ -117,6 +125,9 @@ class GangSupervisor:
         if not self.gang.members:
             return
         _log.error("the gang broke and starts again: %s", error)
+        if error.device_lost and error.rank < len(self.gang.members):
+            place = self.gang.members[error.rank].place
+            self._note_device_failure(place.node_id, place.ip, error)
         self._kept_slots = self.gang.kill()
         self._suspect = False
         self._message = f"starting again: {error}"
@@ -127,6 +138,23 @@ class GangSupervisor:
             self._retry.reset()
         self._broke_at = now
         self._nudge()
+
+    def worked(self) -> None:
+        """Note that a task succeeded: failures of GPUs before it were chance."""
+        self._device_failures.clear()
+
+    def _note_device_failure(self, node: str, ip: str, error: GangBrokenError) -> None:
+        self._device_failures[node] += 1
+        if self._device_failures[node] < _MOST_DEVICE_FAILURES:
+            return
+        # Another place is a new beginning: the replica must not end, and forget what it left.
+        self._failures = 0
+        self._left[node] = (
+            f"the gang does not use the pod at {ip} (Ray node {node}) any more: its GPU failed "
+            f"{_MOST_DEVICE_FAILURES} times ({error.reason}); look for Xid errors in the machine's kernel log, cordon "
+            "the machine if there are any, and delete the pod"
+        )
+        _log.error("%s", self._left[node])
 
     async def answers(self) -> bool:
         """Whether every rank answers a probe at once. A gang that does not takes no task until it does, or is ended."""
@@ -162,7 +190,7 @@ class GangSupervisor:
             wanted=self._wanted,
             have=len(self.gang.members),
             phase=self._phase(),
-            message=self._refusal or self._message,
+            message="; ".join(filter(None, [self._refusal or self._message, *self._left.values()])),
             nodes=_nodes(self.gang.members),
             takes_tasks=self.serving,
         )
@@ -190,7 +218,7 @@ class GangSupervisor:
                 await self._act(step)
                 if isinstance(step, Form | Grow | Shrink) and len(self.gang.members) == self._target:
                     self._retry.reset()
-            except (_UnmetError, NoPlanError) as unmet:
+            except (_UnmetError, NoPlanError, HeadSilentError) as unmet:
                 self._message = f"{unmet}; trying again"
                 self._retry.fail()
             except (GangBrokenError, ConfigError) as error:
@@ -206,14 +234,12 @@ class GangSupervisor:
                 self._changed.set()
 
     async def _gather(self) -> Situation:
-        busy = self.turn.locked()
-        return Situation(
-            target=self._target,
-            ranks=len(self.gang.members),
-            busy=busy,
-            scattered=not busy and time.monotonic() >= self._compact_at and await self._is_scattered(),
-            retry_in=self._retry.remaining(),
-        )
+        retry_in = self._retry.remaining()
+        look = not self.turn.locked() and time.monotonic() >= self._compact_at
+        scattered = look and await self._is_scattered()
+        # The last wait: the step that follows takes the target for which the ranks were asked.
+        refusal = await self._shrink_refusal() if retry_in <= 0 else ""
+        return Situation(self._target, len(self.gang.members), self.turn.locked(), scattered, retry_in, refusal)
 
     async def _act(self, step: Step) -> None:
         match step:
@@ -225,6 +251,10 @@ class GangSupervisor:
                 self._begin_resize()
                 target = self._target
                 await self._regroup([], lambda members: node_by_node(members)[:target], target)
+            case Refuse(reason):
+                have = len(self.gang.members)
+                self._target = have
+                self.refuse(f"total_workers: {reason}; the gang keeps {have} ranks")
             case Compact():
                 self._compact_at = time.monotonic() + COMPACT_SECONDS
                 await self._compact()
@@ -250,7 +280,12 @@ class GangSupervisor:
         """
         async with self.turn:
             alive = await placement.live_nodes()
-            for slot in [slot for slot in self._kept_slots if slot.node_id not in alive and not slot.is_leaders]:
+            # Rank 0 belongs next to the leader, which stays where it is until its pod goes.
+            if any(slot.is_leaders and slot.node_id in self._left for slot in self._kept_slots):
+                raise _UnmetError("the GPU next to the leader failed, so the gang takes no task")
+            for slot in [slot for slot in self._kept_slots if not slot.is_leaders]:
+                if slot.node_id in alive and slot.node_id not in self._left:
+                    continue
                 slot.release()
                 self._kept_slots.remove(slot)
             missing = self._target - len(self._kept_slots)
@@ -265,7 +300,12 @@ class GangSupervisor:
                 members = await self.gang.start_ranks(self._kept_slots, count)
                 await self.gang.form(members)
                 await self.gang.warm_up()
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, GangBrokenError) and error.device_lost:
+                    # Before the ranks form a group, they are numbered as their slots.
+                    slots = [member.slot for member in self.gang.members] or self._kept_slots
+                    node = slots[error.rank].node_id
+                    self._note_device_failure(node, alive.get(node, "?"), error)
                 self._end([*members, *self.gang.members])
                 raise
             finally:
@@ -301,7 +341,9 @@ class GangSupervisor:
         last = ordered[-1].place.node_id
         leaving = [member for member in ordered if member.place.node_id == last]
         near = [node for node in _in_order(ordered) if node != last]
-        slots = await placement.reserve(self.gang.settings.bundle(), len(leaving), near, elsewhere=False)
+        slots = await placement.reserve(
+            self.gang.settings.bundle(), len(leaving), near, elsewhere=False, avoid=self._left
+        )
         if len(slots) < len(leaving):
             placement.release(slots)
             return
@@ -378,18 +420,37 @@ class GangSupervisor:
         bundle = self.gang.settings.bundle()
         try:
             async with self._store.lock("placement", hold_seconds=120, wait_seconds=30):
-                return await placement.reserve(bundle, count, near)
+                return await placement.reserve(bundle, count, near, avoid=self._left)
         except StoreUnavailableError:
             # Without the lock two gangs may reserve in each other's way for a while; without ranks nobody would work.
-            return await placement.reserve(bundle, count, near)
+            return await placement.reserve(bundle, count, near, avoid=self._left)
         except TimeoutError:
             return []
+
+    async def _shrink_refusal(self) -> str:
+        """Return why the ranks that a smaller target leaves cannot be a gang; empty if they can, or none would go."""
+        while (target := self._target) < len(self.gang.members):
+            try:
+                refusal = await self.gang.refusal(node_by_node(self.gang.members)[:target])
+            except GangBrokenError as error:
+                if self.turn.locked():
+                    # The running task's own watch decides whether the gang is broken.
+                    raise _UnmetError(str(error)) from None
+                self.broken(error)
+                continue
+            if target == self._target:
+                return refusal
+        return ""
 
     async def _is_scattered(self) -> bool:
         used = {member.place.node_id for member in self.gang.members}
         if len(used) < 2:
             return False
-        return await placement.nodes_needed(self.gang.settings.bundle(), len(self.gang.members), used) < len(used)
+        try:
+            return await placement.nodes_needed(self.gang.settings.bundle(), len(self.gang.members), used) < len(used)
+        except HeadSilentError:
+            self._compact_at = time.monotonic() + COMPACT_SECONDS
+            return False
 
     def _end(self, members: list[Member]) -> None:
         """End the ranks of ``members``; their room stays reserved."""

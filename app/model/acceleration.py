@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
 
 from app.config import ConfigError, ModelOptions
+from app.model import uneven_ulysses
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ _CANDIDATES = {
 }
 """The attention backends that may be used, by device: diffusers' names and those above. Each of them works with Ulysses
 parallelism and needs no download at run time."""
+_MOST_COMPILED = 64
+"""How often torch compiles a block again, once for each size whose tokens do not divide over the ranks; torch's own
+limit of 8 is for code that changes without end. Further sizes run without compilation."""
 _FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
 """The largest finite number of E4M3: 448."""
 _FP8_CAPABILITY = (8, 9)
@@ -74,9 +78,10 @@ def apply(options: ModelOptions, transformers: list[Any], device: torch.device, 
             )
     if compiled:
         _check_compiler()
+        torch._dynamo.config.recompile_limit = _MOST_COMPILED
         for block in (block for transformer in transformers for block in transformer.blocks):
             # Not block.compile(): that would also compile the hooks which sequence parallelism adds to a block later.
-            block.forward = torch.compile(block.forward)
+            block.forward = torch.compile(uneven_ulysses.guarded(block.forward))
     return attention
 
 

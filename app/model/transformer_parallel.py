@@ -58,8 +58,7 @@ class Parallelism:
                     registry = HookRegistry.check_if_exists_or_initialize(transformer)
                     registry.register_hook(_CfgParallelHook(mesh["cfg"].get_group()), _CFG_HOOK)
                 _forget_child_registries(transformer)
-        if plan.lengths:
-            uneven_ulysses.set_lengths(plan.lengths)
+        uneven_ulysses.set_lengths(plan.lengths)
         self._applied = plan
 
     def remove(self, transformers: list[Any]) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Coroutine
 from typing import Any
 
 import kopf
-from prometheus_client import start_http_server
+from aiohttp import web
 
 from wan22_operator import constants as names
+from wan22_operator.endpoints import listen, metrics
 from wan22_operator.kube import Kube
 from wan22_operator.lease import Lease
 from wan22_operator.object_cache import ObjectCache, reconciled_as
@@ -121,6 +122,7 @@ class Operator:
 
 
 operator: Operator | None = None
+_endpoints: list[web.AppRunner] = []
 
 
 @kopf.on.startup()
@@ -133,8 +135,9 @@ async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     own = Settings.read()
     operator = Operator(own, await Kube.connect())
-    if own.metrics_port:
-        start_http_server(own.metrics_port)
+    for port, path, answer in ((own.metrics_port, "/metrics", metrics), (own.health_port, "/healthz", health)):
+        if port:
+            _endpoints.append(await listen(port, path, answer))
     await operator.start()
 
 
@@ -143,12 +146,13 @@ async def stop(**_: Any) -> None:
     """Stop the operator."""
     if operator:
         await operator.stop()
+    for endpoint in _endpoints:
+        await endpoint.cleanup()
 
 
-@kopf.on.probe(id="operator")
-def probe(**_: Any) -> str:
-    """Answer the liveness probe."""
-    return operator.healthy() if operator else "starting"
+def health(_: web.Request) -> web.Response:
+    """Answer the liveness probe. Kopf's own ``--liveness`` listens on one family of addresses only."""
+    return web.json_response({"operator": operator.healthy() if operator else "starting"})
 
 
 @kopf.on.event(names.GROUP, names.VERSION, names.PLURALS[names.RAY_SERVICE])

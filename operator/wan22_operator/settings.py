@@ -33,7 +33,8 @@ class Settings(StrictModel):
     webhook_enabled: bool = True
     webhook_patience_seconds: float = Field(30, ge=0)
     """How long the webhooks may stay away until the operator writes specs itself."""
-    webhook_host: str = "0.0.0.0"
+    webhook_host: str = ""
+    """The address on which the webhooks listen; empty for all, IPv4 and IPv6."""
     webhook_port: int = Field(9443, ge=1, le=65535)
     webhook_service: str = names.WEBHOOK
     webhook_url: str = ""
@@ -43,6 +44,8 @@ class Settings(StrictModel):
     """Name of both the mutating and the validating webhook configuration."""
     metrics_port: int = Field(8080, ge=0, le=65535)
     """Port of the Prometheus metrics; 0 for none."""
+    health_port: int = Field(8081, ge=0, le=65535)
+    """Port of the liveness probe; 0 for none."""
 
     @model_validator(mode="after")
     def _poll_is_not_slower_than_resync(self) -> Self:

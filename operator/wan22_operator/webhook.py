@@ -51,7 +51,7 @@ class WebhookServer:
                 try:
                     await self._renew_certificate()
                     if not self.serving:
-                        host, port = self._settings.webhook_host, self._settings.webhook_port
+                        host, port = self._settings.webhook_host or None, self._settings.webhook_port
                         await web.TCPSite(runner, host, port, ssl_context=self._context, reuse_port=True).start()
                         self.serving = True
                         log.info("webhooks are served on port %d", port)

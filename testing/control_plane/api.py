@@ -69,6 +69,7 @@ PLURALS = {
     "ConfigMap": "api/v1/{}configmaps",
     "Deployment": "apis/apps/v1/{}deployments",
     "Lease": "apis/coordination.k8s.io/v1/{}leases",
+    "NetworkPolicy": "apis/networking.k8s.io/v1/{}networkpolicies",
     "PodDisruptionBudget": "apis/policy/v1/{}poddisruptionbudgets",
     "Role": "apis/rbac.authorization.k8s.io/v1/{}roles",
     "RoleBinding": "apis/rbac.authorization.k8s.io/v1/{}rolebindings",

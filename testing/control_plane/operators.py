@@ -71,6 +71,7 @@ class Operator:
             "HTTP_PROXY": self.plane.heads.url,
             "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}",
             "METRICS_PORT": str(self.metrics_port),
+            "HEALTH_PORT": "0",
             "WEBHOOK_HOST": "127.0.0.1",
             "WEBHOOK_PORT": str(self.port),
             "POLL_SECONDS": "0.2",
@@ -78,7 +79,6 @@ class Operator:
             **self._environment,
         }
         command = [sys.executable, "-c", _AS_IN_THE_IMAGE, *container["command"][2:], *container["args"]]
-        command = [part for part in command if not part.startswith("--liveness")]
         log = self.plane.folder / f"{self.namespace}-{self.name}.log"
         self.process = Process(command, log, environment)
         return self

@@ -93,6 +93,7 @@ Usage: {{ include "wan22.operatorEnv" . | fromYamlArray }}
 - {name: LEASE_NAME, value: {{ include "wan22.operatorName" . }}}
 - {name: RESYNC_SECONDS, value: {{ .Values.operator.resyncSeconds | quote }}}
 - {name: METRICS_PORT, value: "8080"}
+- {name: HEALTH_PORT, value: "8081"}
 - {name: WEBHOOK_ENABLED, value: {{ .Values.webhook.enabled | quote }}}
 {{- if .Values.webhook.enabled }}
 - {name: WEBHOOK_PORT, value: "9443"}

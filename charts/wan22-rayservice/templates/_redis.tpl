@@ -27,7 +27,8 @@ Redis as Ray's own state names it.
 Usage: {{ include "wan22.redisAddress" . }}
 */}}
 {{- define "wan22.redisAddress" -}}
-{{- printf "%s:%s" (include "wan22.redisHost" .) (include "wan22.redisPort" .) | print (include "wan22.redisTls" . | empty | ternary "" "rediss://") -}}
+{{- $host := include "wan22.redisHost" . -}}
+{{- printf "%s:%s" (contains ":" $host | ternary (printf "[%s]" $host) $host) (include "wan22.redisPort" .) | print (include "wan22.redisTls" . | empty | ternary "" "rediss://") -}}
 {{- end }}
 
 {{/*

@@ -23,6 +23,7 @@ from app.gang.gang import (
 )
 from app.gang.placement import Slot
 from app.gang.rank import (
+    DeviceLostError,
     OutOfStepError,
     PeerLostError,
     RankPlace,
@@ -76,6 +77,7 @@ NODE_DIED.error_msg = "The actor died unexpectedly. The actor died because its n
 TASK_ERROR = TaskFailedError("out_of_memory", "the GPU does not hold this request")
 OUT_OF_STEP = OutOfStepError("out_of_memory", "a GPU does not hold this request")
 UNWRITTEN = VideoNotWrittenError("video_not_written", "no space left")
+PEER_LOST = Outcome(0, error=raised(PeerLostError("reset")))
 AWAY = StorageAwayError("s3://videos does not read a/x.image")
 
 
@@ -119,6 +121,7 @@ def test_a_task_that_fails_on_all_ranks_leaves_the_gang_fit() -> None:
     [
         ([Outcome(0, error=TASK_ERROR), Outcome(1, late=True)], "failed", 0, TASK_ERROR),
         ([Outcome(0, error=raised(PeerLostError("reset"))), Outcome(1, error=DIED)], "died", 1, None),
+        ([PEER_LOST, Outcome(1, error=raised(DeviceLostError("CUDA error")))], "failed", 1, None),
         ([Outcome(0, "a/1.mp4"), Outcome(1, error=raised(PeerLostError("reset")))], "failed", 1, None),
         ([Outcome(0, error=TASK_ERROR), Outcome(1, error=raised(PeerLostError("reset")))], "failed", 1, TASK_ERROR),
     ],

@@ -1,12 +1,19 @@
 """The leader's heartbeat on a real store; whole leaders run in tests/service."""
 
-from typing import cast
+import asyncio
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from app.config import AppArgs
-from app.gang.gang import Gang
-from app.gang.leader import _Heartbeat, _overdue, _refusal
+from app.gang import leader, placement
+from app.gang.gang import Gang, Member, RankSettings, Timeouts
+from app.gang.leader import VideoGenerator, _Heartbeat, _overdue, _refusal
+from app.gang.placement import Slot
+from app.gang.rank import RankPlace
+from app.gang.supervisor import GangSupervisor
 from app.tasks.store import Started, TaskStore
 from testing.records import task_config
 from testing.waiting import until_async
@@ -85,3 +92,56 @@ def test_a_task_that_ran_out_of_time_fails_as_what_it_waited_for(problem: str, c
     assert error.code == code
     assert "max_task_seconds (7200)" in error.message
     assert problem in error.message
+
+
+async def test_a_silent_head_delays_a_resize_and_neither_reports_nor_leases(
+    store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, speaks = threading.Event(), threading.Event()
+
+    def silent(*_: object, **__: object) -> None:
+        asked.set()
+        speaks.wait(60)
+        raise ConnectionError("the head is gone")
+
+    monkeypatch.setattr(placement, "placement_group", silent)
+    monkeypatch.setattr(leader, "_PUBLISH_SECONDS", 0.1)
+    own = Slot(cast(Any, None), "home", is_leaders=True)
+    gang = Gang(RankSettings("m", "s", "cpu", 0.5), Timeouts(1, 1, 1))
+    gang.members = [Member(cast(Any, None), own, RankPlace("home", "10.0.0.1", 1), "native")]
+    supervisor = GangSupervisor(gang, store, own, heads=4, timeout_seconds=60)
+    supervisor.record(2)
+    # Stands for a leader, which only Serve can make.
+    reporting = SimpleNamespace(
+        _supervisor=supervisor,
+        _store=store,
+        _id="gang",
+        _cluster="here",
+        _task_id="a",
+        _storage_problem="",
+        _ready=True,
+    )
+    async with supervisor.turn, heartbeat(store, cast(Any, gang), await begun(store), seconds=60):
+        publish = asyncio.create_task(VideoGenerator._publish(cast(Any, reporting)))
+        resize = asyncio.create_task(supervisor.run())
+        try:
+            assert await asyncio.to_thread(asked.wait, 30)
+            for step in range(1, 8):
+                gang.step = step
+
+                async def beaten(step: int = step) -> bool:
+                    task = await store.get("a")
+                    return task is not None and task.step == step
+
+                await until_async("the heartbeat shows the step", beaten, seconds=1)
+                supervisor.refuse(f"after step {step}")
+
+                async def published(step: int = step) -> bool:
+                    return [one.message for one in await store.gangs("here")] == [f"after step {step}"]
+
+                await until_async("the gang reports", published, seconds=1)
+        finally:
+            speaks.set()
+            publish.cancel()
+            resize.cancel()
+            await asyncio.gather(publish, resize, return_exceptions=True)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from app.config import ConfigError
 from app.gang.rank import (
+    DeviceLostError,
     OutOfStepError,
     PeerLostError,
     Rank,
@@ -87,9 +88,9 @@ def test_a_rank_that_ran_out_of_memory_alone_says_what_helps() -> None:
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), RankLostError),
-        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), RankLostError),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), RankLostError),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), DeviceLostError),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), DeviceLostError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceLostError),
         (RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No valid execution plans"), TaskFailedError),
         (MemoryError(), RankLostError),
         (dist.DistBackendError("NCCL error"), PeerLostError),

@@ -10,6 +10,7 @@ from app.gang.steps import (
     Form,
     Grow,
     Probe,
+    Refuse,
     Rest,
     Shrink,
     Situation,
@@ -31,6 +32,13 @@ from app.gang.steps import (
         pytest.param(Situation(4, 2, busy=True, retry_in=1), Rest(), id="or its task watches it"),
         pytest.param(Situation(2, 4), Shrink(), id="surplus ranks are given up"),
         pytest.param(Situation(2, 4, busy=True), Shrink(), id="at the end of the running task"),
+        pytest.param(
+            Situation(2, 4, refusal="memory"), Refuse("memory"), id="unless those that stay would not hold the model"
+        ),
+        pytest.param(
+            Situation(2, 4, busy=True, refusal="memory"), Refuse("memory"), id="which is said while a task runs, too"
+        ),
+        pytest.param(Situation(2, 0, refusal="memory"), Form(), id="ranks that start again decide anew"),
         pytest.param(Situation(4, 4), Probe(), id="a complete idle gang is probed"),
         pytest.param(Situation(4, 4, busy=True), Rest(), id="a busy one is not"),
         pytest.param(Situation(4, 4, scattered=True), Compact(), id="an idle gang on too many nodes moves together"),

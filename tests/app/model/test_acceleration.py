@@ -5,7 +5,7 @@ cannot be. The losses were measured with the trained tiny model that the package
 import sys
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -98,6 +98,24 @@ def test_blocks_cannot_be_compiled_without_a_compiler(tiny_model: Path, monkeypa
         Pipeline(str(tiny_model), torch.device("cpu"), ModelOptions(compile_blocks="always"))
 
 
+def make_counted(rank: int, *arguments: Any) -> tuple[list[Any], list[int]]:
+    """Do as ``make``; return its results, and how many graphs were compiled for each request."""
+    from torch._dynamo.utils import counters
+
+    made: list[int] = []
+    generate = Pipeline.generate
+
+    def counted(*given: Any, **named: Any) -> Any:
+        before = counters["stats"]["unique_graphs"]
+        try:
+            return generate(*given, **named)
+        finally:
+            made.append(counters["stats"]["unique_graphs"] - before)
+
+    with patch.object(Pipeline, "generate", counted):
+        return make(rank, *arguments), made
+
+
 def test_compiled_blocks_stay_near_offloaded_and_where_tokens_divide_and_where_not(
     tiny_model: Path, rank_pool: RankPool
 ) -> None:
@@ -110,9 +128,11 @@ def test_compiled_blocks_stay_near_offloaded_and_where_tokens_divide_and_where_n
     counters.clear()
     one = make(0, 1, free_port(), str(tiny_model), compiled | {"offload_weights": "always"}, UNGUIDED, UNGUIDED)
     assert counters["stats"]["unique_graphs"] == 1, "weights that go and come again compile nothing anew"
-    two = rank_pool.call(2, make, 2, free_port(), str(tiny_model), compiled, UNGUIDED, uneven)[0]
+    requests = [UNGUIDED, uneven, uneven | {"width": 112}, uneven, UNGUIDED]
+    two, graphs = rank_pool.call(2, make_counted, 2, free_port(), str(tiny_model), compiled, *requests)[0]
+    assert [count > 0 for count in graphs] == [True, True, True, False, False], "each size is compiled once"
     # Fused sums round otherwise: not one pixel in its last bit more.
-    for (wanted, _), (frames, _) in zip([plain[0], plain[0], *plain], [*one, *two], strict=True):
+    for (wanted, _), (frames, _) in zip([plain[0], plain[0], *plain], [*one, *two[:2]], strict=True):
         assert np.abs(np.asarray(frames).astype(int) - wanted).max() <= 1
 
 
