@@ -10,6 +10,7 @@ from app.http.errors import add_error_handlers
 from app.http.middleware import MAX_ARRIVING_BODIES, MAX_BODY_SECONDS, BodyDeadline, BodyLimit, ConnectionAge, HeadAsGet
 
 SUBMIT_PATH = "/generate"
+VIDEOS_PATH = "/v1/videos"
 
 
 def create_api(
@@ -30,7 +31,7 @@ def create_api(
         summary="Wan2.2 video generation: submit a task, follow it, fetch its video.",
         version="1",
     )
-    api.add_middleware(BodyLimit, image_path=SUBMIT_PATH)
+    api.add_middleware(BodyLimit, image_paths=(SUBMIT_PATH, VIDEOS_PATH))
     api.add_middleware(BodyDeadline, seconds=body_seconds, most=arriving_bodies)
     api.add_middleware(HeadAsGet)
     api.add_middleware(ConnectionAge, clock=clock)

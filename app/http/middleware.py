@@ -1,7 +1,7 @@
 """What every request passes before its route: the limit of its body and the age of its connection."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -41,19 +41,19 @@ class BodyLimit:
 
     Args:
         app: the application behind this middleware.
-        image_path: the only path whose POST may carry an image, without the route prefix.
+        image_paths: the only paths whose POST may carry an image, without the route prefix.
     """
 
-    def __init__(self, app: ASGIApp, image_path: str) -> None:
+    def __init__(self, app: ASGIApp, image_paths: Collection[str]) -> None:
         self._app = app
-        self._image_path = image_path
+        self._image_paths = image_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         # The other fields of a body with an image are bounded when the body is read.
-        takes_image = scope["method"] == "POST" and scope["path"] == root_path(scope) + self._image_path
+        takes_image = scope["method"] == "POST" and scope["path"].removeprefix(root_path(scope)) in self._image_paths
         most = MAX_IMAGE_BODY_BYTES if takes_image else MAX_BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > most:

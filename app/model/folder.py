@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -106,6 +107,16 @@ class ModelFolder:
     """Whether its scheduler shifts noise levels by ``flow_shift``, as UniPC does for flow matching."""
     defaults: Defaults
     configs: Configs
+
+    @cached_property
+    def name(self) -> str:
+        """The hub id, or the folder's name."""
+        path = Path(os.path.abspath(self.path))
+        # The hub's cache: models--OWNER--NAME/snapshots/REVISION.
+        repository = path.parent.parent.name
+        if path.parent.name == "snapshots" and repository.startswith("models--"):
+            return repository.removeprefix("models--").replace("--", "/")
+        return path.name
 
     @property
     def side_multiple(self) -> int:
