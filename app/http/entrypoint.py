@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from app import runtime
 from app.config import AppArgs, Environment
+from app.http import openai_api
 from app.http.application import SUBMIT_PATH, create_api
 from app.http.content import Contents, Variant
 from app.http.generate_request import GenerateRequest, InvalidRequestError
@@ -40,6 +41,7 @@ from app.tasks.task_config import TaskConfig, TaskImage
 
 _log = logging.getLogger(__name__)
 api = create_api()
+api.include_router(openai_api.router)
 
 _FULL_RETRY_SECONDS = 30
 
