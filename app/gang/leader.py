@@ -224,7 +224,8 @@ class VideoGenerator:
         while True:
             state = self._supervisor.report(gang_id=self._id, cluster=self._cluster, task_id=self._task_id)
             if self._storage_problem:
-                state = state.model_copy(update={"message": f"no task is taken: {self._storage_problem}"})
+                reason = f"no task is taken: {self._storage_problem}"
+                state = state.model_copy(update={"message": reason, "takes_tasks": False})
             try:
                 # A gang that stores its last video is at work, and counts.
                 serving = self._ready or self._task_id is not None

@@ -164,6 +164,7 @@ class GangSupervisor:
             phase=self._phase(),
             message=self._refusal or self._message,
             nodes=_nodes(self.gang.members),
+            takes_tasks=self.serving,
         )
 
     def announce(self) -> None:

@@ -174,10 +174,10 @@ class APIEntrypoint:
             message = str(error)
         except StoreUnavailableError:
             message = "the task store (Redis) does not answer"
-        ready = any(gang.have for gang in gangs)
+        ready = any(gang.takes_tasks for gang in gangs)
         if not ready:
             response.status_code = 503
-            message = message or (gangs[0].message if gangs else "no gang has started yet")
+            message = message or next((gang.message for gang in gangs if gang.message), "no gang has started yet")
         return Readiness(ready=ready, cluster=self._cluster, message=message, gangs=gangs)
 
     async def __del__(self) -> None:

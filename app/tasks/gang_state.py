@@ -69,8 +69,10 @@ class GangState(BaseModel):
     """Ranks in its process group; 0 while it is starting."""
     phase: GangPhase
     message: str
-    """Why the phase is neither ready nor resizing; may be empty."""
+    """Why it takes no task, or why the phase is neither ready nor resizing; may be empty."""
     nodes: list[GangNode]
+    takes_tasks: bool = True
+    """False while it could start no task: its ranks are not formed, or its storage takes no video."""
 
 
 def is_complete(gangs: Sequence[GangState], replicas: int) -> bool:

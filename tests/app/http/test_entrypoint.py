@@ -25,6 +25,26 @@ async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.Asyn
         assert "another task_id" in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("gangs", "status", "message"),
+    [
+        ([], 503, "no gang has started yet"),
+        ([{"have": 0, "phase": "starting", "takes_tasks": False, "message": ""}], 503, "no gang has started yet"),
+        ([{"phase": "starting", "takes_tasks": False, "message": "rank 1 ended"}], 503, "rank 1 ended"),
+        ([{"takes_tasks": False, "message": "no task is taken: s3://videos"}], 503, "no task is taken: s3://videos"),
+        ([{"takes_tasks": False, "message": "no task is taken: s3://videos"}, {}], 200, ""),
+        ([{"phase": "degraded", "have": 2, "wanted": 4}], 200, ""),
+    ],
+)
+async def test_the_service_is_ready_if_a_gang_takes_tasks(
+    http: httpx.AsyncClient, routes: Routes, gangs: list[dict[str, Any]], status: int, message: str
+) -> None:
+    for number, changes in enumerate(gangs):
+        await routes._store.publish_gang(gang_state(f"gang-{number}", "here", **changes), serving=True, ttl_seconds=30)
+    reply = await http.get("/readyz")
+    assert (reply.status_code, reply.json()["ready"], reply.json()["message"]) == (status, status == 200, message)
+
+
 async def test_a_refused_picture_leaves_neither_a_task_nor_a_file(http: httpx.AsyncClient, tmp_path: Path) -> None:
     narrow = base64.b64encode(encoded("PNG", (1, 900))).decode()
     reply = await http.post("/generate", json={"task_id": "a", "image": narrow})
