@@ -4,13 +4,14 @@ import base64
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from app.http.entrypoint import api
 from app.tasks.keys import Key
-from testing.records import task_config
+from testing.records import gang_state, task_config
 from tests.app.http.replica import PICTURE, Away, Routes, run, succeed
 from tests.app.media.pictures import encoded
 

@@ -4,7 +4,9 @@ import asyncio
 import base64
 import contextlib
 import io
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
@@ -181,3 +183,13 @@ async def test_a_create_whose_answer_was_lost_makes_one_task(url: str, routes: R
         assert [task.task_id for task in (await routes._store.page())[0]] == [video.id]
         await client.videos.create(prompt="a")
     assert len((await routes._store.page())[0]) == 2
+
+
+async def test_the_example_works(url: str, routes: Routes, film: bytes, tmp_path: Path) -> None:
+    example = Path(__file__).parents[3] / "examples" / "openai_client.py"
+    service = url.removesuffix("/v1")
+    async with gang(routes, film):
+        process = await asyncio.create_subprocess_exec(sys.executable, example, service, cwd=tmp_path)
+        assert await process.wait() == 0
+    assert await asyncio.to_thread((tmp_path / "video.mp4").read_bytes) == film
+    assert await asyncio.to_thread((tmp_path / "thumbnail.webp").exists)
