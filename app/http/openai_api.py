@@ -148,7 +148,12 @@ async def list_videos(
     order: Literal["asc", "desc"] = "desc",
 ) -> VideoList:
     """Return videos in the order of their creation, newest first unless ``order`` is ``asc``."""
-    before = (await tasks.find(after)).sequence if after is not None else None
+    before = None
+    if after is not None:
+        # The client may have deleted the last video of the page before.
+        before = await tasks.store.place(after)
+        if before is None:
+            raise HTTPException(404, f"after: There is no video {after!r}. Leave it out to begin with the first page.")
     found, following = await tasks.store.page(None, limit, before, oldest_first=order == "asc")
     videos = [video_view(task, tasks) for task in found]
     first, last = (videos[0].id, videos[-1].id) if videos else (None, None)

@@ -6,10 +6,11 @@ otherwise the request is refused with what is near. The task shows what was take
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from app.http.generate_request import MAX_FRAMES, Body, GenerateRequest, InvalidRequestError, Prompt
 from app.media import images
@@ -18,6 +19,7 @@ from app.tasks.task_config import TaskConfig
 
 MOST_DEVIATION = 0.05
 """Of ``seconds``, and of each side of ``size``."""
+_SIZE = re.compile(r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")
 _TRANSLATED = {"num_frames": "seconds", "width": "size", "height": "size"}
 """Fields of a GenerateRequest, and the field of a VideoRequest that can stand for each."""
 
@@ -33,6 +35,12 @@ def _bytes_of_reference(value: Any) -> Any:
     return images.decode_base64(value) if isinstance(value, str) else value
 
 
+def _width_and_height(size: str) -> str:
+    if not _SIZE.fullmatch(size):
+        raise ValueError("send WIDTHxHEIGHT in pixels, such as 1280x720")
+    return size
+
+
 class VideoRequest(GenerateRequest):
     """The body of ``POST /v1/videos``: OpenAI's fields, and those of ``POST /generate`` besides."""
 
@@ -40,9 +48,9 @@ class VideoRequest(GenerateRequest):
 
     prompt: Prompt = Field()
     model: str | None = Field(None, max_length=300, description="The served model, as GET /v1/models names it.")
-    size: str | None = Field(
+    size: Annotated[str, AfterValidator(_width_and_height)] | None = Field(
         None,
-        pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$",
+        json_schema_extra={"pattern": _SIZE.pattern},
         description="WIDTHxHEIGHT in pixels. Each side becomes the nearest that the model has, at most 5 % away.",
     )
     seconds: float | None = Field(
@@ -82,11 +90,9 @@ class VideoRequest(GenerateRequest):
             self._check_alone("input_reference", "image")
             given["image"] = self.input_reference
         try:
-            return GenerateRequest.model_validate(given)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = str(first["loc"][0])
-            raise self.in_its_words(InvalidRequestError(field, f"{first['msg']} (found {first['input']})")) from None
+            return _request(given)
+        except InvalidRequestError as error:
+            raise self.in_its_words(error) from None
 
     def in_its_words(self, error: InvalidRequestError) -> InvalidRequestError:
         """Return an error about a field of the translated request as one about the field that this request has."""
@@ -112,13 +118,24 @@ class RemixRequest(Body):
         """Return the request of the task ``config`` with this prompt: seed, size, frames and image stay.
 
         Fields that the served model does not have are left out; the task may have run on another one.
+
+        Raises:
+            InvalidRequestError: another release accepted the task, and a field is out of the bounds of this one.
         """
         fields = config.model_dump(include=set(GenerateRequest.model_fields) - {"image"}, exclude_none=True)
         if not model.two_experts:
             fields.pop("guidance_scale_2", None)
         if not model.takes_flow_shift:
             fields.pop("flow_shift", None)
-        return GenerateRequest(**fields | {"prompt": self.prompt} | ({"image": image} if image is not None else {}))
+        return _request(fields | {"prompt": self.prompt} | ({"image": image} if image is not None else {}))
+
+
+def _request(fields: dict[str, Any]) -> GenerateRequest:
+    try:
+        return GenerateRequest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise InvalidRequestError(str(first["loc"][0]), f"{first['msg']} (found {first['input']})") from None
 
 
 def seconds_text(num_frames: int, fps: int) -> str:

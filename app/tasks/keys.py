@@ -46,6 +46,9 @@ class Key(StrEnum):
     ENDED = "ended"
     """Sorted set of the ids of ended tasks, by the time from which ``expired`` returns them; ``forget`` removes."""
 
+    FORGOTTEN = "forgotten:"
+    """String: the seq of a task that is gone, by its id, so that a list can go on after it. ``forget`` writes; ends by
+    its TTL."""
     DAMAGED = "damaged"
     """Sorted set of the ids of tasks whose record was gone or incomplete when ``take`` met it, by that time. Lives for
     ever, for an operator to look at."""

@@ -31,6 +31,7 @@ from app.tasks.task_config import TaskConfig
 
 _log = logging.getLogger(__name__)
 _CONNECTIONS = 50
+_PLACE_MS = 3600 * 1000
 MOST_DEATHS = 5
 """Gangs that a task may lose. At the next loss it is taken for their cause, and fails with code gang_lost."""
 
@@ -363,7 +364,17 @@ class TaskStore:
 
     async def forget(self, task_id: str) -> None:
         """Delete the record of an ended task. Its files must be gone: a new task may then take the same id."""
-        await self._run("forget", task_id)
+        await self._run("forget", task_id, _PLACE_MS)
+
+    async def place(self, task_id: str) -> int | None:
+        """Return where ``page`` goes on after the task; None if it is unknown or was forgotten an hour ago."""
+        await self._claim_once()
+        with _unavailable():
+            place = await self._redis.zscore(self._key(Key.TASKS), task_id)
+            if place is not None:
+                return int(place)
+            gone = await cast("Awaitable[str | None]", self._redis.get(self._key(Key.FORGOTTEN, task_id)))
+        return int(gone) if gone is not None else None
 
     # Dispatchers
 

@@ -152,6 +152,13 @@ async def test_all_pages_are_followed(client: openai.AsyncOpenAI) -> None:
     assert [one.id async for one in client.videos.list(limit=2)] == made[::-1]
 
 
+async def test_all_videos_can_be_deleted_while_they_are_listed(client: openai.AsyncOpenAI) -> None:
+    made = {(await client.videos.create(prompt="a")).id for _ in range(5)}
+    deleted = [(await client.videos.delete(one.id)).id async for one in client.videos.list(limit=2)]
+    assert (len(deleted), set(deleted)) == (5, made)
+    assert [one.id async for one in client.videos.list()] == []
+
+
 async def test_a_refusal_is_raised_with_the_field(client: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError) as raised:
         await client.videos.create(prompt="a", model="sora-2")

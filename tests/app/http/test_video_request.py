@@ -134,3 +134,5 @@ def test_a_remix_changes_the_prompt_alone(tiny_model: Path, two_expert_model: Pa
     assert again.image == b"picture"
     assert again.model_dump(exclude={"image", "task_id"}) == config.model_dump(exclude={"image"}) | {"prompt": "b"}
     assert RemixRequest(prompt="b").applied(config, None, model).complete(model).guidance_scale_2 is None
+    with pytest.raises(InvalidRequestError, match="num_frames: Input should be less than or equal to 1025"):
+        RemixRequest(prompt="b").applied(task_config(num_frames=4001), None, model)

@@ -463,6 +463,16 @@ async def test_tasks_are_listed_newest_first_in_pages(store: TaskStore) -> None:
     assert [task.task_id for task in listed] == ["c"]
 
 
+async def test_a_list_goes_on_after_a_task_that_is_gone(store: TaskStore) -> None:
+    await submit(store, *"abc")
+    place = await store.place("b")
+    await store.cancel("b")
+    await store.forget("b")
+    assert await store.place("b") == place
+    assert [task.task_id for task in (await store.page(before=place))[0]] == ["a"]
+    assert await store.place("d") is None
+
+
 async def test_only_ended_tasks_are_forgotten(redis_server: EmbeddedRedis, store: TaskStore) -> None:
     brief = connect(redis_server.url, task_ttl_seconds=0.01)
     await submit(brief, "a", "b")
