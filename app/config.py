@@ -85,7 +85,10 @@ class AppOptions(ModelOptions):
     resize_timeout_seconds: float = Field(300, gt=0)
     """How long a resize waits for its GPUs before it is undone and tried again later."""
     task_ttl_seconds: float = Field(7 * 86400, gt=0)
-    """How long an ended task is kept."""
+    """How long an ended task is kept; a succeeded one is kept as long as its video (``video_ttl_seconds``)."""
+    video_ttl_seconds: float = Field(7 * 86400, ge=0)
+    """How long a video is kept, and its task with it; then both are deleted. 0: the service never deletes a video, and
+    forgets its task after ``task_ttl_seconds``."""
 
 
 class AppArgs(AppOptions):

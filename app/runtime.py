@@ -65,6 +65,7 @@ def task_store(environment: Environment, args: AppArgs) -> TaskStore:
         redis_url(environment),
         lease_seconds=args.lease_seconds,
         task_ttl_seconds=args.task_ttl_seconds,
+        video_ttl_seconds=args.video_ttl_seconds,
         max_queued_tasks=args.max_queued_tasks,
         prefix=environment.redis_prefix,
         release=environment.release,

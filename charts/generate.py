@@ -39,6 +39,7 @@ TEMPLATE = ROOT / "serve_config" / "serve-config.json.tmpl"
 EXAMPLE = ROOT / "examples" / "rayservice-standalone.yaml"
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object"}
 BEGIN, END = "<!-- values: begin (charts/generate.py) -->", "<!-- values: end -->"
+REMOVED = CHART / "files" / "removed-values.yaml"
 NO_OPTIONS = {"app.deploy"}
 """Keys of ``app`` that are the chart's own, not options of the app."""
 
@@ -102,6 +103,8 @@ def schema(values: list[Value], title: str) -> dict[str, Any]:
     top: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#", "title": title} | _object()
     # Helm passes this to every chart, and subcharts share it.
     top["properties"]["global"] = {"type": "object"}
+    # A chart that has this one as a dependency switches it by such a value (`condition`), and Helm passes that on.
+    top["properties"]["enabled"] = {"type": "boolean"}
     for value in values:
         place = top
         for name in value.path[:-1]:
@@ -114,6 +117,13 @@ def schema(values: list[Value], title: str) -> dict[str, Any]:
         else:
             found = _object()
         place["properties"][value.path[-1]] = found
+    for path, successor in yaml.safe_load(REMOVED.read_text(encoding="utf-8")).items():
+        *above, name = path.split(".")
+        place = top
+        for part in above:
+            place = place["properties"][part]
+        # The chart refuses it in words; the schema could only call it unknown.
+        place["properties"][name] = {"description": f"Removed: {successor} takes its place."}
     return top
 
 

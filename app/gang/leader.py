@@ -132,7 +132,7 @@ class VideoGenerator:
                 f"this release does not know the field(s) {named}, which a newer one accepted; submit the task again"
             )
             return await self._fail(started, TaskFailedError("unknown_fields", message))
-        path = video_path(started.task_id, started.attempt)
+        path = video_path(started.task_id, started.attempt, started.token)
         heartbeat = _Heartbeat(self._store, self._supervisor.gang, started, path, self._args)
         try:
             async with heartbeat:
@@ -212,7 +212,9 @@ class VideoGenerator:
         """Delete the files of other attempts; an attempt that lost its task deletes its own file only."""
         try:
             if keep is None:
-                await asyncio.to_thread(self._storage.delete, video_path(started.task_id, started.attempt))
+                await asyncio.to_thread(
+                    self._storage.delete, video_path(started.task_id, started.attempt, started.token)
+                )
             elif started.attempt > 1:
                 await asyncio.to_thread(self._storage.delete_task, started.task_id, keep)
         except StorageError as error:

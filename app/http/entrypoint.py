@@ -44,6 +44,7 @@ api = create_api()
 api.include_router(openai_api.router)
 
 _FULL_RETRY_SECONDS = 30
+_NO_MEMORY_RETRY_SECONDS = 60
 
 
 # Above the class: serve.ingress copies the routes, and the copies see only names that are defined by then.
@@ -51,7 +52,7 @@ def _known(task: Task | None, task_id: str) -> Task:
     if task is None:
         message = (
             f"There is no task {task_id!r}. GET /generate lists all; an ended one is deleted by DELETE or after "
-            "task_ttl_seconds."
+            "video_ttl_seconds or, without a video, task_ttl_seconds."
         )
         raise HTTPException(404, message)
     return task
@@ -111,8 +112,9 @@ class APIEntrypoint:
             name=serve.get_replica_context().replica_id.unique_id,
             deliver=self._deliver,
             complete=self._is_complete,
-            delete_files=lambda task_id: asyncio.to_thread(self._storage.delete_task, task_id),
+            delete_files=lambda task_id, keep: asyncio.to_thread(self._storage.delete_task, task_id, keep),
             lease_seconds=args.lease_seconds,
+            keep_videos=not args.video_ttl_seconds,
         )
 
     @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)
@@ -210,7 +212,8 @@ class APIEntrypoint:
 
         Raises:
             InvalidRequestError: the model cannot run the request.
-            HTTPException: it is a repetition with another body (409), or the queue is full (429).
+            HTTPException: it is a repetition with another body (409), the queue is full (429), or so is Redis
+                (503).
         """
         task_id = request.task_id or uuid.uuid4().hex
         submission = await self._submit(task_id, request, repetition, remixed_from)
@@ -228,6 +231,14 @@ class APIEntrypoint:
                 f"Try again in {_FULL_RETRY_SECONDS} seconds."
             )
             raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
+        if submission.outcome == SubmissionOutcome.NO_MEMORY:
+            message = (
+                "The task store (Redis) is nearly full, and keeps the rest of its memory for the tasks that it has. "
+                f"Try again in {_NO_MEMORY_RETRY_SECONDS} seconds, when cancelled and failed tasks are gone. If that "
+                "does not help, delete ended tasks (DELETE), lower task_ttl_seconds, or give Redis more memory "
+                "(maxmemory; chart value redis.resources.limits.memory)."
+            )
+            raise HTTPException(503, message, {"Retry-After": str(_NO_MEMORY_RETRY_SECONDS)})
         return _known(submission.task, task_id)
 
     async def content(self, task: Task, variant: Variant, if_none_match: str | None) -> Response:
@@ -262,13 +273,13 @@ class APIEntrypoint:
             )
 
         if request.image is None:
-            return await submit(request.body(), request.complete(self._model, max_cost=self._max_request_cost))
+            return await submit(request.body(), await self._complete(request))
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
             raise InvalidRequestError("image", str(error)) from None
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
-        config = request.complete(self._model, image, max_cost=self._max_request_cost)
+        config = await self._complete(request, image)
         await asyncio.to_thread(self._storage.write, request.image, image.path)
         submission = await submit(request.body(image), config)
         kept = submission.task.config.image if submission.task else None
@@ -278,6 +289,10 @@ class APIEntrypoint:
             except StorageError as error:
                 _log.warning("an image that no task uses stays in the storage: %s", error)
         return submission
+
+    async def _complete(self, request: GenerateRequest, image: TaskImage | None = None) -> TaskConfig:
+        # In a thread: the first long prompt loads the tokenizer.
+        return await asyncio.to_thread(request.complete, self._model, image, max_cost=self._max_request_cost)
 
     async def check_health(self) -> None:
         """Raise if tasks are no longer dispatched here, so that Serve starts a new replica."""

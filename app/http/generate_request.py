@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from app.media import images
 from app.model.folder import ModelFolder
+from app.model.prompt_tokens import MAX_PROMPT_TOKENS, too_many_tokens
 from app.tasks.task_config import TaskConfig, TaskImage
 
 TASK_ID_PATTERN = r"^[A-Za-z0-9._-]{1,128}$"
@@ -107,6 +108,7 @@ class GenerateRequest(Body):
             InvalidRequestError: names the field, what was found and what is allowed.
         """
         _check_image_use(model, image)
+        self._check_prompts(model)
         config = model.defaults.model_dump() | self.model_dump(exclude_none=True, exclude={"task_id", "image"})
         if image and self.width is None and self.height is None:
             area = config["width"] * config["height"]
@@ -143,6 +145,16 @@ class GenerateRequest(Body):
             # The defaults have no effect either, so the task does not show them.
             config |= {"negative_prompt": "", "guidance_scale_2": None}
         return TaskConfig(**config, image=image)
+
+    def _check_prompts(self, model: ModelFolder) -> None:
+        for field in ("prompt", "negative_prompt"):
+            given = getattr(self, field)
+            if given and (count := too_many_tokens(model.path, given)):
+                raise InvalidRequestError(
+                    field,
+                    f"This text is too long for the model: it has {count} tokens, and the text encoder reads "
+                    f"{MAX_PROMPT_TOKENS} at most; shorten it (found {textwrap.shorten(repr(given), 60)})",
+                )
 
     def _check_without_guidance(self, scale: float) -> None:
         unused = {

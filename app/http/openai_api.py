@@ -238,7 +238,7 @@ def video_view(task: Task, tasks: Tasks) -> Video:
         progress=100 if task.status == TaskStatus.SUCCEEDED else min(done, 99),
         created_at=int(task.created_at),
         completed_at=int(task.finished_at) if task.finished_at else None,
-        expires_at=int(task.finished_at + tasks.store.task_ttl_seconds) if task.finished_at else None,
+        expires_at=int(task.finished_at + tasks.store.ttl_seconds(task.status)) if task.finished_at else None,
         model=task.model or tasks.model.name,
         seconds=seconds_text(config.num_frames, config.fps),
         size=f"{config.width}x{config.height}",

@@ -23,9 +23,13 @@ class StorageError(Exception):
     """The storage did not take, give or delete a file. The message names the storage and its reason."""
 
 
-def video_path(task_id: str, attempt: int) -> str:
-    """Return the path of an attempt's video. Each attempt has its own file, so none can damage another's."""
-    return f"{task_id}/{attempt}.mp4"
+def video_path(task_id: str, attempt: int, token: str) -> str:
+    """Return the path of an attempt's video. Each attempt has its own file, so none can damage another's.
+
+    Two attempts may have the same number but never the same token (``app.tasks.store.Started``). Readers take the path
+    from the task's record and never from its parts, so the name can get further parts.
+    """
+    return f"{task_id}/{attempt}-{token}.mp4"
 
 
 def new_image_path(task_id: str) -> str:

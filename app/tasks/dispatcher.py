@@ -29,7 +29,8 @@ class Dispatcher:
         name: a name that no other dispatcher has.
         deliver: runs a task on a gang and returns when the task ends.
         complete: returns whether every gang of the release is up; called until the release has its epoch.
-        delete_files: deletes the files of the task with this id.
+        delete_files: deletes the files of the task with this id, but for one path if that is given.
+        keep_videos: whether the video of a task outlives its record.
         lease_seconds: how long a task that was taken is held.
     """
 
@@ -41,8 +42,9 @@ class Dispatcher:
         name: str,
         deliver: Callable[[dict[str, Any]], Awaitable[str]],
         complete: Callable[[], Awaitable[bool]],
-        delete_files: Callable[[str], Awaitable[None]],
+        delete_files: Callable[[str, str | None], Awaitable[None]],
         lease_seconds: float,
+        keep_videos: bool = False,
     ) -> None:
         self._store = store
         self._cluster = cluster
@@ -50,6 +52,7 @@ class Dispatcher:
         self._deliver = deliver
         self._complete = complete
         self._delete_files = delete_files
+        self._keep_videos = keep_videos
         # Often enough to reclaim expired leases soon, and more often than the silence limit of take.lua (half a lease).
         self._poll_seconds = min(1.0, lease_seconds / 6)
         self._wake = asyncio.Event()
@@ -132,14 +135,16 @@ class Dispatcher:
         """Delete old tasks, their files first: a record that is gone could tell nobody which files are left."""
         while True:
             try:
-                for task_id in await self._store.expired():
-                    try:
-                        await self._delete_files(task_id)
-                    except Exception as error:
-                        # Each storage has its own errors; whatever it is, the other tasks' files can still go.
-                        _log.warning("task %s: its files are deleted later: %s", task_id, first_line(error))
-                    else:
-                        await self._store.forget(task_id)
+                while task_ids := await self._store.expired():
+                    for task_id in task_ids:
+                        try:
+                            task = await self._store.get(task_id) if self._keep_videos else None
+                            await self._delete_files(task_id, task.video if task else None)
+                        except Exception as error:
+                            # Each storage has its own errors; whatever it is, the other tasks' files can still go.
+                            _log.warning("task %s: its files are deleted later: %s", task_id, first_line(error))
+                        else:
+                            await self._store.forget(task_id)
             except StoreUnavailableError as error:
                 _log.warning("old tasks are deleted later: %s", error)
             await asyncio.sleep(_PURGE_SECONDS)

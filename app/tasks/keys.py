@@ -24,8 +24,8 @@ class Key(StrEnum):
     """Hash of one task, by its id. ``submit`` writes task_id, digest (of the body), config (JSON), created_at, seq,
     status, attempt, deaths, step, steps, and model and remixed_from if they are known; ``take`` and ``start`` cluster
     and holder; a lost attempt deaths, last_end (its kind) and place (in the queue, if not by seq); ``start``
-    started_at; ``beat`` step; ``cancel`` cancel (1); a task's end finished_at and video, or error_code and
-    error_message. Lives until ``forget``."""
+    started_at and token (random; it fences the attempt together with its number); ``beat`` step; ``cancel`` cancel (1);
+    a task's end finished_at and video, or error_code and error_message. Lives until ``forget``."""
     ALIAS = "alias:"
     """String: the id of the task that a repeated submission finds, by ``Alias.name``. ``submit`` writes; ends by its
     TTL."""

@@ -10,6 +10,7 @@ import builtins
 import hashlib
 import json
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -159,6 +160,8 @@ class SubmissionOutcome(StrEnum):
     """A task of this id or alias with another body was accepted before; this one was refused."""
     FULL = "full"
     """As many tasks wait as may wait; this one was refused."""
+    NO_MEMORY = "no_memory"
+    """Redis has nine tenths of its memory in use, and the rest is for the tasks that exist; this one was refused."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,13 @@ class Submission:
 
 @dataclass(frozen=True)
 class Started:
-    """An attempt that a leader holds; its number is the fencing token of all later moves."""
+    """An attempt that a leader holds. Number and token fence all its later moves."""
 
     task_id: str
     attempt: int
+    token: str
+    """Random. After a Redis fail-over that lost a ``start``, two leaders hold the same number, but not the same token.
+    """
     config: TaskConfig
 
 
@@ -185,6 +191,7 @@ class TaskStore:
         redis: a client that decodes responses; ``TaskStore.connect`` makes one.
         lease_seconds: how long a holder keeps a taken or running task without a ``beat``.
         task_ttl_seconds: how long an ended task is kept.
+        video_ttl_seconds: how long a succeeded task is kept, with its video; 0 or left out: as any other task.
         max_queued_tasks: how many tasks may wait.
         prefix: begins every key.
         release: the name of the release whose keys these are; empty if it has none.
@@ -196,6 +203,7 @@ class TaskStore:
         *,
         lease_seconds: float,
         task_ttl_seconds: float,
+        video_ttl_seconds: float = 0,
         max_queued_tasks: int,
         prefix: str = PREFIX,
         release: str = "",
@@ -206,6 +214,7 @@ class TaskStore:
         self._claimed = False
         self._lease_ms = int(lease_seconds * 1000)
         self._ttl_ms = int(task_ttl_seconds * 1000)
+        self._video_ttl_ms = int(video_ttl_seconds * 1000) or self._ttl_ms
         self._max_queued = max_queued_tasks
         self._published = ""
         """The state that this process published last."""
@@ -261,10 +270,9 @@ class TaskStore:
 
     # Clients
 
-    @property
-    def task_ttl_seconds(self) -> float:
-        """How long an ended task is kept."""
-        return self._ttl_ms / 1000
+    def ttl_seconds(self, status: TaskStatus) -> float:
+        """Return how long a task that ended with ``status`` is kept."""
+        return self._ttl_of(status) / 1000
 
     async def submit(
         self,
@@ -357,6 +365,9 @@ class TaskStore:
     async def expired(self, limit: int = 100, again_seconds: float = 60) -> list[str]:
         """Return the ids of up to ``limit`` ended tasks older than their time to live.
 
+        While Redis has three quarters of its memory in use, the oldest cancelled and failed tasks come before their
+        time.
+
         The caller deletes their files and then calls ``forget``. A task that is not forgotten, since its files could
         not be deleted, is returned again after ``again_seconds``.
         """
@@ -403,22 +414,25 @@ class TaskStore:
     # Leaders
 
     async def start(self, task_id: str, cluster: str, holder: str, steps: int) -> Started | TaskStatus | None:
-        """Begin the next attempt at a queued task.
+        """Begin the next attempt at a queued task. A repeated call of the same ``holder`` gets the same attempt.
 
         Returns:
             the attempt; the status of a task that another leader runs or that ended; None if the task is unknown.
         """
-        reply = await self._run("start", task_id, cluster, holder, self._lease_ms, time.time(), steps)
+        reply = await self._run(
+            "start", task_id, cluster, holder, self._lease_ms, time.time(), steps, secrets.token_hex(8)
+        )
         if reply[0] == "started":
-            attempt = int(reply[1])
+            attempt, token = int(reply[1]), str(reply[2])
             try:
-                return Started(task_id, attempt, TaskConfig.model_validate_json(reply[2]))
+                return Started(task_id, attempt, token, TaskConfig.model_validate_json(reply[3]))
             except ValidationError as error:
                 words = {
                     "error_code": "damaged_record",
                     "error_message": f"the stored request is damaged: {explain(error)}",
                 }
-                await self._run("finish", task_id, attempt, TaskStatus.FAILED, time.time(), self._ttl_ms, *_flat(words))
+                end = (TaskStatus.FAILED, time.time(), self._ttl_ms)
+                await self._run("finish", task_id, attempt, token, *end, *_flat(words))
                 return TaskStatus.FAILED
         return None if reply[0] == "unknown" else TaskStatus(reply[0])
 
@@ -429,7 +443,7 @@ class TaskStore:
             ``ok``; ``cancel`` if a client cancelled the task, which must then be stopped; ``lost`` if the attempt no
             longer owns the task and must write nothing more.
         """
-        reply = await self._run("beat", attempt.task_id, attempt.attempt, self._lease_ms, step)
+        reply = await self._run("beat", attempt.task_id, attempt.attempt, attempt.token, self._lease_ms, step)
         return cast('Literal["ok", "cancel", "lost"]', reply)
 
     async def succeed(self, attempt: Started, video: str) -> bool:
@@ -456,12 +470,16 @@ class TaskStore:
         Returns:
             False if the attempt no longer owned the task.
         """
-        words = (attempt.task_id, attempt.attempt, reason, time.time(), self._ttl_ms, MOST_DEATHS)
-        return bool(await self._run("abandon", *words, int(blameless), kind))
+        own = (attempt.task_id, attempt.attempt, attempt.token)
+        words = (reason, time.time(), self._ttl_ms, MOST_DEATHS, int(blameless), kind)
+        return bool(await self._run("abandon", *own, *words))
 
     async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
-        end = (status, time.time(), self._ttl_ms)
-        return bool(await self._run("finish", attempt.task_id, attempt.attempt, *end, *_flat(fields)))
+        own = (attempt.task_id, attempt.attempt, attempt.token)
+        return bool(await self._run("finish", *own, status, time.time(), self._ttl_of(status), *_flat(fields)))
+
+    def _ttl_of(self, status: TaskStatus) -> int:
+        return self._video_ttl_ms if status == TaskStatus.SUCCEEDED else self._ttl_ms
 
     # Gangs and releases
 

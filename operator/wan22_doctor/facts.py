@@ -81,7 +81,9 @@ class Webhook:
     endpoints: Seen[int]
     """Ready pods behind the webhooks' Service."""
     refusal: Seen[str]
-    """The message with which the webhook refused a wrong annotation in a dry run; empty if it let it pass."""
+    """The message with which the webhook refused a wrong annotation in a dry run; empty if it let all of them pass."""
+    missed: int = 0
+    """How many of the dry runs it let pass."""
 
 
 @dataclass(frozen=True)

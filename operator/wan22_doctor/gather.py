@@ -11,6 +11,7 @@ from wan22_operator.snapshots import read
 
 from serve_config import check_serve_config
 from wan22_doctor import facts
+from wan22_doctor.checks.operator import DRY_RUNS
 from wan22_doctor.cluster import Cluster, NotSeenError
 from wan22_doctor.facts import Facts, Json, KubeRay, Operator, Target, Webhook
 from wan22_doctor.findings import Cause, NotSeen, Seen
@@ -21,8 +22,8 @@ PROGRAM_SECONDS = 8.0
 """How long a program in a pod may take, except the request."""
 SMALL = {"prompt": "a lighthouse at dusk", "width": 256, "height": 256, "num_frames": 5, "num_inference_steps": 2}
 """Body of the request: small for every model."""
-WEBHOOK_TRIES = 4
-"""How often the dry run is repeated, one second apart, until the webhook refuses it."""
+WEBHOOK_TRIES = DRY_RUNS
+"""How many dry runs are made; all of them must be refused."""
 REFUSED_COUNT = "the-doctor-asks"
 """A count that the webhook must refuse."""
 _RAY = f"/apis/{names.GROUP}/{names.VERSION}"
@@ -185,15 +186,22 @@ class _Gathering:
 
     async def _deployment(self) -> Json:
         selector = {"labelSelector": "app.kubernetes.io/component=operator,app.kubernetes.io/name=wan22-rayservice"}
-        own = await self._cluster.items(f"/apis/apps/v1/namespaces/{self._cluster.namespace}/deployments", **selector)
-        found = [one for one in own if follows(one, self._cluster.namespace)]
+        namespace = self._cluster.namespace
+        target = await self._tasks["target"]
+        named = "" if isinstance(target, NotSeen) else target.obj.operator
+        own = await self._cluster.items(f"/apis/apps/v1/namespaces/{namespace}/deployments", **selector)
+        found = [one for one in own if follows(one, namespace, named)]
+        if named and not found:
+            why = f"the label {names.OPERATED_BY} names the operator {named}, which does not exist in {namespace}"
+            remedy = f"kubectl label {target.resource} {names.OPERATED_BY}-, so that any operator follows it"
+            raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
         if not found:
-            # An operator that follows every namespace may run in one that this user may not read.
+            # An operator that follows this namespace too may run in one that this user may not read.
             everywhere = await _seen(self._cluster.items("/apis/apps/v1/deployments", **selector))
             elsewhere = () if isinstance(everywhere, NotSeen) else everywhere
-            found = [one for one in elsewhere if follows(one, self._cluster.namespace)]
+            found = [one for one in elsewhere if follows(one, namespace)]
         if not found:
-            why = f"no operator of the chart follows namespace {self._cluster.namespace}: annotations have no effect"
+            why = f"no operator of the chart follows namespace {namespace}: annotations have no effect"
             raise NotSeenError(NotSeen(why, "", Cause.OFF))
         return found[0]
 
@@ -216,9 +224,11 @@ class _Gathering:
             _seen(self._configurations(name)),
             _seen(self._cluster.get(secret)),
             _seen(self._webhook_endpoints(space, service, settings)),
-            _seen(self._refusal()),
+            _seen(self._refusals()),
         )
-        return Webhook(configurations, certificate, endpoints, refusal)
+        if isinstance(refusal, NotSeen):
+            return Webhook(configurations, certificate, endpoints, refusal)
+        return Webhook(configurations, certificate, endpoints, *refusal)
 
     async def _configurations(self, name: str) -> dict[str, Json | None]:
         kinds = ("Mutating", "Validating")
@@ -232,18 +242,20 @@ class _Gathering:
             )
         return await self._ready_endpoints(space, service)
 
-    async def _refusal(self) -> str:
+    async def _refusals(self) -> tuple[str, int]:
+        """Return the message of a refusal, empty if there was none, and how many of the dry runs were let pass."""
         target: Target = await self._known("target")
         if not target.obj.managed:
             raise NotSeenError(NotSeen("the object is not managed, so no webhook judges it", "", Cause.OFF))
         path = f"{_RAY}/namespaces/{self._cluster.namespace}/{names.PLURALS[target.obj.kind]}/{target.obj.name}"
         body = {"metadata": {"annotations": {names.TOTAL_WORKERS: REFUSED_COUNT}}}
-        for _ in range(WEBHOOK_TRIES - 1):
-            # After the operator's pods were replaced, it takes a moment until the API server reaches the new ones.
-            if refusal := await self._cluster.refusal(path, body):
-                return refusal
-            await asyncio.sleep(1)
-        return await self._cluster.refusal(path, body)
+        refusals: list[str] = []
+        for _ in range(WEBHOOK_TRIES):
+            refusals.append(await self._cluster.refusal(path, body))
+            if not refusals[-1]:
+                # After the operator's pods were replaced, it takes a moment until the API server reaches the new ones.
+                await asyncio.sleep(1)
+        return max(refusals, key=len), refusals.count("")
 
     # What programs report from the pods
 
@@ -342,9 +354,11 @@ def choose(bodies: list[Json], name: str, namespace: str) -> Json:
     )
 
 
-def follows(deployment: Json, namespace: str) -> bool:
-    """Return True if an operator's Deployment follows a namespace."""
-    return environment(deployment).get("WATCH_NAMESPACE", "") in ("", namespace)
+def follows(deployment: Json, namespace: str, named: str = "") -> bool:
+    """Return True if an operator's Deployment follows a namespace and, if an object names its operator, is this one."""
+    watched = environment(deployment).get("WATCH_NAMESPACE", "")
+    there = not watched or namespace in watched.replace(" ", "").split(",")
+    return there and named in ("", facts.name_of(deployment))
 
 
 def environment(deployment: Json) -> dict[str, str]:

@@ -17,7 +17,7 @@ from wan22_operator import constants as names
 from wan22_operator import desired
 from wan22_operator.desired import Active, BadCountError, Counts
 from wan22_operator.json_patch import Patch
-from wan22_operator.snapshots import Snapshot, WorkerGroup, names_in
+from wan22_operator.snapshots import Snapshot, WorkerGroup, names_in, whole_number
 
 
 class RefusedError(ValueError):
@@ -151,6 +151,21 @@ def drift(obj: Snapshot, old: Snapshot | None = None) -> Patch:
     if obj.kind == names.RAY_CLUSTER:
         patch += _workers_to_delete(obj, old, leaving)
     return patch
+
+
+def surplus_noted(obj: Snapshot) -> dict[str, str]:
+    """Return the annotation that takes note of worker pods which somebody else asked for on a RayCluster.
+
+    Such pods leave one by one on proof, as after any growth that is taken back. If the spec were lowered at once,
+    KubeRay would choose the pods that it deletes.
+    """
+    noted = whole_number(obj.annotations.get(names.ACTIVE_PODS))
+    if obj.kind != names.RAY_CLUSTER or obj.group is None or obj.autoscaling or noted is None:
+        return {}
+    leaving = _leaving(obj)
+    # Pods that the annotation names and the spec does not are still among the spec's replicas.
+    asked = obj.group.pods_asked + (len(leaving) if obj.group.workers_to_delete == leaving else 0)
+    return {names.ACTIVE_PODS: str(asked)} if asked > noted else {}
 
 
 def configured(obj: Snapshot, active: Active) -> str:

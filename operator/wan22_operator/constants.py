@@ -27,9 +27,15 @@ OPERATOR = "wan22-operator"
 WEBHOOK = "wan22-operator-webhook"
 """Default name of the webhooks' Service and of the Secret with their certificate."""
 
+DIRECT = "wan22-operator-direct"
+"""Field manager of what the operator writes into a spec because no webhook did."""
+
 PREFIX = names.PREFIX
 MANAGED = names.MANAGED
 """Label, "true" on the objects that the operator may change."""
+
+OPERATED_BY = f"{PREFIX}operator"
+"""Label, the name of the operator in the object's namespace that alone follows it; absent if any operator may."""
 
 # Annotations that users and the chart write.
 TOTAL_WORKERS = f"{PREFIX}total-workers"
@@ -38,6 +44,8 @@ DECLARED = f"{PREFIX}declared"
 """The chart's values as JSON: the counts unless the user has annotated others."""
 SERVE_CONFIG = f"{PREFIX}serve-config"
 """On a RayCluster: name of the ConfigMap whose key ``serveConfigV2`` the operator deploys."""
+BUDGET = f"{PREFIX}disruption-budget"
+"""Name of the PodDisruptionBudget of the worker pods, whose ``minAvailable`` the operator keeps."""
 SERVE_CONFIG_KEY = names.SERVE_CONFIG_KEY
 
 # Annotations that the operator writes.

@@ -6,6 +6,7 @@ finalizers, which would block deletions once the operator is gone.
 
 import asyncio
 import logging
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -18,6 +19,7 @@ from wan22_operator.lease import Lease
 from wan22_operator.object_cache import ObjectCache, reconciled_as
 from wan22_operator.ray_head import RayHead
 from wan22_operator.reconcile import Reconciler
+from wan22_operator.relist import Relist
 from wan22_operator.reports import Recorder
 from wan22_operator.settings import Settings
 from wan22_operator.snapshots import Snapshot, read
@@ -33,8 +35,8 @@ class Operator:
     def __init__(self, settings: Settings, kube: Kube) -> None:
         self.settings = settings
         self.kube = kube
-        self.cache = ObjectCache()
-        self.ray_head = RayHead(kube, settings.cluster_domain)
+        self.cache = ObjectCache(settings.follows)
+        self.ray_head = RayHead(kube)
         self.recorder = Recorder(kube, names.OPERATOR)
         reconciler = Reconciler(kube, self.ray_head, self.cache, self.recorder, settings)
         self._reconcile = reconciler.reconcile
@@ -46,16 +48,28 @@ class Operator:
             identity=settings.pod_name,
             seconds=settings.lease_seconds,
             changed=self._leading_changed,
+            hindrance=self._hindrance,
+        )
+        self.webhook = WebhookServer(kube, settings) if settings.webhook_enabled else None
+        self.relist = Relist(
+            kube,
+            self.cache,
+            namespaces=settings.namespaces,
+            saw=self.saw,
+            seconds=settings.relist_seconds,
+            restart=lambda: signal.raise_signal(signal.SIGTERM),
         )
         self._leads = False
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Start to serve webhooks and, whenever this replica leads, to reconcile."""
+        await self.relist.start()
+        self._spawn(self.relist.run())
         self._spawn(self.lease.run())
         self._spawn(self.queue.run())
-        if self.settings.webhook_enabled:
-            self._spawn(WebhookServer(self.kube, self.settings).run())
+        if self.webhook:
+            self._spawn(self.webhook.run())
 
     async def stop(self) -> None:
         """End all tasks and release the Lease."""
@@ -81,13 +95,19 @@ class Operator:
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"{task.get_coro()} ended: {task}")
-        return "leading" if self.lease.leading else "standing by"
+        return "leading" if self.lease.leading else self._hindrance() or "standing by"
 
     async def _work(self, key: tuple[str, str, str]) -> float | None:
         if self.lease.leading:
             return await self._reconcile(key)
         # A late renewal forbids writes but does not end the leadership yet, so the object stays in the queue.
         return self.settings.poll_seconds if self._leads else None
+
+    def _hindrance(self) -> str:
+        """Return why this replica must not lead: it sees no objects, or its writes would pass no webhook of its own."""
+        if self.webhook and not self.webhook.serving:
+            return "its webhooks are not served yet"
+        return self.relist.blind
 
     def _leading_changed(self, leading: bool) -> None:
         self._leads = leading
@@ -115,7 +135,7 @@ async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
     operator = Operator(own, await Kube.connect())
     if own.metrics_port:
         start_http_server(own.metrics_port)
-    operator.start()
+    await operator.start()
 
 
 @kopf.on.cleanup()

@@ -16,6 +16,8 @@ from wan22_operator.snapshots import Snapshot, read
 ANSWER_SECONDS = 10.0
 """How long the API server may take for one answer."""
 REQUESTS_AT_ONCE = 8
+PAGE = 200
+"""Objects in one answer to a list."""
 _TEST_FAILED = "the server rejected our request due to an error in our request"
 """All that the API server says, with status 422, when a JSON patch's ``test`` fails."""
 
@@ -81,14 +83,50 @@ class Kube:
         body = await self.get(object_path(kind, namespace, name))
         return read(kind, body) if body else None
 
-    async def patch(self, obj: Snapshot, patch: Patch) -> Snapshot:
-        """Patch an object that has not changed since ``obj`` was read, and return its new state.
+    async def list_objects(self, kind: str, namespace: str) -> tuple[int, list[Snapshot]]:
+        """Return all objects of a kind in a namespace ("" for all) and the resourceVersion at which they were listed.
 
         Raises:
-            ConflictError: it has changed.
+            LookupError: the API server does not know the kind.
+        """
+        query, found, version = {"limit": str(PAGE)}, [], 0
+        while True:
+            page = await self.get(object_path(kind, namespace, "").rstrip("/"), **query)
+            if page is None:
+                raise LookupError(f"ray.io/v1 has no {names.PLURALS[kind]}; install KubeRay's CRDs")
+            meta = page.get("metadata") or {}
+            version = version or int(meta.get("resourceVersion") or 0)
+            found += [read(kind, body) for body in page.get("items") or ()]
+            if not meta.get("continue"):
+                return version, found
+            query["continue"] = meta["continue"]
+
+    async def patch(self, obj: Snapshot, patch: Patch, *, manager: str = "") -> Snapshot:
+        """Patch an object that has not changed since ``obj`` was read, and return its new state.
+
+        ``manager`` is the field manager that owns what is written; empty for that of the operator's other writes.
+
+        Raises:
+            ConflictError: it has changed, or it is gone.
         """
         path = object_path(obj.kind, obj.namespace, obj.name)
-        return read(obj.kind, await self.request("PATCH", path, if_unchanged(obj.resource_version) + patch))
+        query = {"fieldManager": manager} if manager else {}
+        try:
+            body = await self.request("PATCH", path, if_unchanged(obj.resource_version) + patch, query=query)
+        except ApiException as error:
+            if error.status == 404:
+                raise ConflictError(f"PATCH {path}: the object is gone") from None
+            raise
+        return read(obj.kind, body)
+
+    async def refusal(self, obj: Snapshot, patch: Patch) -> str:
+        """Return why the API server would refuse a patch, by a dry run; empty if it would not."""
+        path = object_path(obj.kind, obj.namespace, obj.name)
+        try:
+            await self.request("PATCH", path, patch, query={"dryRun": "All"})
+        except ApiException as error:
+            return str(error.reason)
+        return ""
 
     async def cluster_pods(self, namespace: str, cluster: str) -> list[Json]:
         """Return all pods of a RayCluster, of every group, including those that are being deleted."""
@@ -98,5 +136,6 @@ class Kube:
 
 
 def object_path(kind: str, namespace: str, name: str) -> str:
-    """Return the API path of a RayService or RayCluster."""
-    return f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{namespace}/{names.PLURALS[kind]}/{name}"
+    """Return the API path of a RayService or RayCluster; that of a list if no name or no namespace is given."""
+    space = f"/namespaces/{namespace}" if namespace else ""
+    return f"/apis/{names.GROUP}/{names.VERSION}{space}/{names.PLURALS[kind]}/{name}"

@@ -28,15 +28,25 @@ class Lease:
         identity: this replica's name; it must be unique among the replicas.
         seconds: the Lease's duration, in whole seconds, as a Lease holds it.
         changed: called with True when this replica becomes the leader and with False when it no longer is.
+        hindrance: returns why this replica must not lead now, and an empty text if it may.
     """
 
     def __init__(
-        self, kube: Kube, *, namespace: str, name: str, identity: str, seconds: int, changed: Callable[[bool], None]
+        self,
+        kube: Kube,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        seconds: int,
+        changed: Callable[[bool], None],
+        hindrance: Callable[[], str] = lambda: "",
     ) -> None:
         self._kube = kube
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._name, self._identity, self._seconds = name, identity, seconds
         self._changed = changed
+        self._hindrance = hindrance
         # The spec as last read, and the monotonic time at which it was first read so.
         self._seen: tuple[object, float] = (None, 0.0)
         # The monotonic time before the last successful renewal was sent.
@@ -54,7 +64,7 @@ class Lease:
             while True:
                 try:
                     async with asyncio.timeout(self._seconds / 2):
-                        await self.take_or_renew()
+                        await self._follow()
                 except Exception as error:
                     log.warning("lease %s: %s", self._name, error or repr(error))
                 self._notify()
@@ -63,6 +73,15 @@ class Lease:
             if self.leading:
                 self._renewed = float("-inf")
                 await asyncio.wait_for(self._release(), 2)
+
+    async def _follow(self) -> None:
+        """Take or renew the Lease if this replica may lead, else leave it to another."""
+        if not (why := self._hindrance()):
+            await self.take_or_renew()
+        elif self.leading:
+            log.warning("lease %s: %s gives it up: %s", self._name, self._identity, why)
+            self._renewed = float("-inf")
+            await self._release()
 
     def _notify(self) -> None:
         if self.leading != self._led:

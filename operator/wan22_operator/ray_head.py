@@ -27,9 +27,8 @@ class NoAnswerError(RuntimeError):
 class RayHead:
     """Asks the heads of RayClusters through their Services."""
 
-    def __init__(self, kube: Kube, cluster_domain: str) -> None:
+    def __init__(self, kube: Kube) -> None:
         self._kube = kube
-        self._domain = cluster_domain
         self._tokens: dict[tuple[str, str], tuple[float, str]] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -102,7 +101,8 @@ class RayHead:
 
     async def _ask(self, verb: str, cluster: Snapshot, port: int, path: str, body: object = None) -> tuple[int, Any]:
         service = cluster.head_service
-        url = f"http://{service}.{cluster.namespace}.svc.{self._domain}:{port}{path}"
+        # Without the cluster's domain, which the resolver of every pod adds.
+        url = f"http://{service}.{cluster.namespace}.svc:{port}{path}"
         token = await self._token(cluster) if port == names.DASHBOARD_PORT else ""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if self._session is None:

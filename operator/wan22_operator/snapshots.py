@@ -1,6 +1,7 @@
 """The fields of a RayService or RayCluster that the operator decides by, taken out of the whole object."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,11 @@ class WorkerGroup:
     """Pods that ``scaleStrategy`` names; KubeRay deletes them."""
     has_scale_strategy: bool
 
+    @property
+    def pods_asked(self) -> int:
+        """Worker pods that KubeRay makes: the replicas within their bounds."""
+        return min(max(self.replicas or 0, self.minimum or 0), sys.maxsize if self.maximum is None else self.maximum)
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -42,6 +48,8 @@ class Snapshot:
     uid: str = ""
     resource_version: str = ""
     managed: bool = False
+    operator: str = ""
+    """The operator that alone follows the object; empty if any may."""
     deleting: bool = False
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Annotations of this project only."""
@@ -56,6 +64,10 @@ class Snapshot:
     """On a RayCluster: KubeRay cannot create pods (condition ReplicaFailure), because of a quota for example."""
     owner: str = ""
     """On a RayCluster: the RayService that made it; empty if none did."""
+    generation: int = 0
+    """Grows with each change of the spec."""
+    observed_generation: int = 0
+    """On a RayService: the generation at which KubeRay last decided whether a new RayCluster is due."""
     active_cluster: str = ""
     """On a RayService: the RayCluster that serves."""
     pending_cluster: str = ""
@@ -64,6 +76,8 @@ class Snapshot:
     """On a RayCluster: the Service of its head."""
     model_path: str = ""
     """MODEL_PATH of the worker pods; empty if their spec does not hold it."""
+    written_directly: int | None = None
+    """Index of the ``managedFields`` that hold what the operator wrote because no webhook did; None for none."""
     token_secret: str = ""
     """Secret that holds Ray's token; empty if Ray asks for none."""
 
@@ -71,6 +85,11 @@ class Snapshot:
     def key(self) -> tuple[str, str, str]:
         """Kind, namespace and name, which identify the object."""
         return self.kind, self.namespace, self.name
+
+    @property
+    def version(self) -> int:
+        """The resourceVersion as a number, which grows with each change of any object of its kind."""
+        return int(self.resource_version) if self.resource_version.isdigit() else 0
 
     @property
     def standalone(self) -> bool:
@@ -96,6 +115,7 @@ def read(kind: str, body: Body) -> Snapshot:
         uid=str(meta.get("uid", "")),
         resource_version=str(meta.get("resourceVersion", "")),
         managed=_map(meta, "labels").get(names.MANAGED) == "true",
+        operator=str(_map(meta, "labels").get(names.OPERATED_BY, "")),
         deleting=bool(meta.get("deletionTimestamp")),
         annotations={key: str(value) for key, value in annotations.items() if key.startswith(names.PREFIX)},
         has_annotations=bool(annotations),
@@ -108,10 +128,15 @@ def read(kind: str, body: Body) -> Snapshot:
             for one in status.get("conditions") or ()
         ),
         owner=str(owners[0].get("name", "")) if owners else "",
+        generation=whole_number(meta.get("generation")) or 0,
+        observed_generation=whole_number(status.get("observedGeneration")) or 0,
         active_cluster=str(_map(status, "activeServiceStatus").get("rayClusterName") or ""),
         pending_cluster=str(_map(status, "pendingServiceStatus").get("rayClusterName") or ""),
         model_path=_model_path(cluster),
         head_service=str(_map(status, "head").get("serviceName") or f"{name}-head-svc"),
+        written_directly=next(
+            (n for n, one in enumerate(meta.get("managedFields") or ()) if one.get("manager") == names.DIRECT), None
+        ),
         token_secret=token,
     )
 

@@ -26,6 +26,8 @@ class Situation:
     autoscaling: bool = False
     """True if Ray's autoscaler sets the replicas; the operator then sets counts only."""
     suspended: bool = False
+    unseen: bool = False
+    """True if KubeRay has not acted yet on what somebody else changed: it may replace the RayCluster."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ def next_step(now: Situation) -> Step:
     )
 
 
+def pods_held(cluster: Cluster, ranks_per_pod: int) -> int | None:
+    """Return the worker pods that the gangs of a RayCluster need as they are; None if they do not report."""
+    if not cluster.gangs:
+        return None
+    return Counts(max(gang.wanted for gang in cluster.gangs), len(cluster.gangs)).pods(ranks_per_pod)
+
+
+def release(cluster: Cluster, ranks_per_pod: int) -> Step:
+    """Return the step that frees the pods which a RayCluster that is being replaced has beyond its gangs' need.
+
+    Pods of a growth that an upgrade overtook would else keep their GPUs idle until the old cluster is deleted.
+    """
+    need = pods_held(cluster, ranks_per_pod)
+    if need is None:
+        return Wait("the app of the old RayCluster does not answer")
+    counts = Counts(max(gang.wanted for gang in cluster.gangs or ()), len(cluster.gangs or ()))
+    now = Situation(counts, Active(counts, need), ranks_per_pod, cluster)
+    return _see_pods_off(cluster) or _shrink(now, cluster, need) or Settled()
+
+
 def _autoscaled(now: Situation, need: int) -> Step:
     if now.active != Active(now.wanted, need):
         return SetActive(Active(now.wanted, need))
@@ -99,9 +121,11 @@ def _without_pods(now: Situation, need: int) -> Step:
 
 
 def _make_room(now: Situation, cluster: Cluster, need: int) -> Step | None:
+    most = max(need, now.active.counts.pods(now.ranks_per_pod))
+    if now.unseen and cluster.target < most:
+        return Wait("KubeRay has not acted on the last change yet; it may replace the RayCluster")
     if now.active.pods < need:
         return SetActive(Active(now.active.counts, need))
-    most = max(need, now.active.counts.pods(now.ranks_per_pod))
     return SetCluster(most) if cluster.target < most else None
 
 

@@ -37,6 +37,8 @@ class WebhookServer:
         self._settings = settings
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._loaded: Certificates | None = None
+        self.serving = False
+        """True once its port is open."""
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -44,15 +46,14 @@ class WebhookServer:
         app.add_routes([web.post("/mutate", self._mutate), web.post("/validate", self._validate)])
         runner = web.AppRunner(app, handle_signals=False, access_log=None)
         await runner.setup()
-        started = False
         try:
             while True:
                 try:
                     await self._renew_certificate()
-                    if not started:
+                    if not self.serving:
                         host, port = self._settings.webhook_host, self._settings.webhook_port
                         await web.TCPSite(runner, host, port, ssl_context=self._context, reuse_port=True).start()
-                        started = True
+                        self.serving = True
                         log.info("webhooks are served on port %d", port)
                     await self._fill_ca_bundle()
                     pause: float = CHECK_SECONDS
@@ -65,7 +66,7 @@ class WebhookServer:
 
     async def _mutate(self, request: web.Request) -> web.Response:
         review = await request.json()
-        new, old = _objects(review["request"])
+        new, old = self._objects(review["request"])
         try:
             patch = await off_loop(admission.mutate, new, old) if new else []
         except TimeoutError as error:
@@ -80,7 +81,7 @@ class WebhookServer:
 
     async def _validate(self, request: web.Request) -> web.Response:
         review = await request.json()
-        new, old = _objects(review["request"])
+        new, old = self._objects(review["request"])
         answer: Json = {"uid": review["request"]["uid"], "allowed": True}
         try:
             if new:
@@ -89,6 +90,12 @@ class WebhookServer:
             answer |= {"allowed": False, "status": {"code": 422, "reason": "Invalid", "message": str(error)}}
         metrics.ADMISSIONS.labels("validate", "allowed" if answer["allowed"] else "refused").inc()
         return _respond(review, answer)
+
+    def _objects(self, request: Mapping[str, Any]) -> tuple[Snapshot | None, Snapshot | None]:
+        """Return the object of a request as it will be and as it was; none if another operator follows it."""
+        kind = request["kind"]["kind"]
+        new, old = (read(kind, body) if body else None for body in (request.get("object"), request.get("oldObject")))
+        return (new, old) if new and self._settings.follows(new) else (None, None)
 
     async def _renew_certificate(self) -> None:
         settings = self._settings
@@ -114,7 +121,7 @@ class WebhookServer:
         settings = self._settings
         service = f"{settings.webhook_service}.{settings.pod_namespace}.svc"
         host = urllib.parse.urlsplit(settings.webhook_url).hostname
-        return [service, f"{service}.{settings.cluster_domain}", *([host] if host else [])]
+        return [service, *([host] if host else [])]
 
     def _load(self, certificates: Certificates) -> None:
         with tempfile.NamedTemporaryFile("w") as chain:
@@ -141,12 +148,6 @@ class WebhookServer:
                     for index in stale
                 ]
                 await self._kube.request("PATCH", path, patch)
-
-
-def _objects(request: Mapping[str, Any]) -> tuple[Snapshot | None, Snapshot | None]:
-    kind = request["kind"]["kind"]
-    new, old = request.get("object"), request.get("oldObject")
-    return read(kind, new) if new else None, read(kind, old) if old else None
 
 
 def _respond(review: Json, answer: Json) -> web.Response:

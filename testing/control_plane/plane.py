@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from testing.control_plane.standin import Heads, Kubelet
 from testing.ports import free_port
 from testing.waiting import until
 
-ADMIN_TOKEN = "admin-of-a-throwaway-control-plane"
+ADMIN_TOKEN = secrets.token_urlsafe(32)
 CONTROLLERS = "serviceaccount-controller,endpointslice-controller,garbage-collector-controller,namespace-controller,"
 CONTROLLERS += "job-controller"
 

@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_PUT = do_POST = do_GET
+    do_PUT = do_POST = do_DELETE = do_GET
 
     def log_message(self, *_: Any) -> None:
         """Keep quiet."""
@@ -130,3 +130,63 @@ def test_smoke_test_wants_a_video(
     done = run("smoke_test.py", API_URL=standin.url, REQUEST='{"prompt": "x"}', TIMEOUT_SECONDS=seconds)
     assert done.returncode == code
     assert words in done.stdout + done.stderr
+
+
+OBJECT = "/apis/ray.io/v1/namespaces/video/rayservices/wan22"
+CLUSTERS = "/apis/ray.io/v1/namespaces/video/rayclusters"
+
+
+def uninstall(standin: StandIn, folder: Path, seconds: str = "30") -> subprocess.CompletedProcess[str]:
+    (folder / "token").write_text("secret", encoding="utf-8")
+    command = [sys.executable, str(CHART / "files" / "uninstall.py"), "--kind=RayService", "--name=wan22"]
+    return subprocess.run(
+        [*command, "--namespace=video", f"--timeout={seconds}"],
+        env={"API_SERVER": standin.url, "TOKEN_FILE": str(folder / "token")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def owned(*finalizers: str) -> Answer:
+    owner = {"kind": "RayService", "name": "wan22"}
+    mine = {"metadata": {"name": "wan22-abc", "ownerReferences": [owner], "finalizers": list(finalizers)}}
+    return 200, {"items": [mine, {"metadata": {"name": "somebody-elses"}}]}
+
+
+def test_uninstall_waits_until_the_clusters_are_gone(standin: StandIn, tmp_path: Path) -> None:
+    standin.answers = {
+        f"DELETE {OBJECT}": [(500, "busy"), (200, {})],
+        f"GET {OBJECT}": [(200, {"kind": "RayService"}), (404, {})],
+        f"GET {CLUSTERS}": [owned(), (503, "busy"), owned(), (200, {"items": []})],
+    }
+    done = uninstall(standin, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "RayService video/wan22 is gone\n"
+    deleted = [request for request in standin.requests if request[0].startswith("DELETE")]
+    assert deleted == [(f"DELETE {OBJECT}", "Bearer secret", b'{"propagationPolicy": "Foreground"}')] * 2
+
+
+def test_uninstall_of_what_is_gone_is_done(standin: StandIn, tmp_path: Path) -> None:
+    standin.answers = {f"{verb} {OBJECT}": [(404, {})] for verb in ("DELETE", "GET")}
+    standin.answers[f"GET {CLUSTERS}"] = [(404, {})]
+    assert uninstall(standin, tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("deleted", "words"),
+    [
+        ((200, {}), "RayCluster video/wan22-abc (finalizers: test.example/stuck)"),
+        ((403, "forbidden: user"), "the API server refuses (403)"),
+        ((500, "busy"), "the API server answers 500"),
+    ],
+)
+def test_uninstall_says_what_is_left(standin: StandIn, tmp_path: Path, deleted: Answer, words: str) -> None:
+    standin.answers = {
+        f"DELETE {OBJECT}": [deleted],
+        f"GET {OBJECT}": [(404, {})],
+        f"GET {CLUSTERS}": [owned("test.example/stuck")],
+    }
+    done = uninstall(standin, tmp_path, seconds="1")
+    assert done.returncode == 1
+    assert words in done.stderr

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable
 
+import pytest
+
+from testing.control_plane.api import Refused
+from testing.control_plane.manifests import ray_service
 from testing.control_plane.operators import Operator
 from testing.waiting import until
 from tests.control_plane.managed import Managed
@@ -81,3 +85,68 @@ def test_webhooks_that_were_away_are_made_up_for(managed: Managed, operator: Ope
     operator.start()
     managed.until_settled(4)
     assert not managed.events("WroteSpecDirectly"), "the webhook did it, not the operator itself"
+
+
+def test_a_deleted_lease_is_made_again(managed: Managed, operator: Operator) -> None:
+    managed.apply()
+    managed.until_settled(2)
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{managed.namespace}/leases/wan22-operator"
+    managed.api.delete(path)
+    until("the operator makes it", lambda: (managed.api.get(path) or {}).get("spec", {}).get("holderIdentity"))
+    managed.annotate(total_workers=4)
+    managed.until_settled(4)
+
+
+def test_a_raycluster_that_is_edited_while_no_webhook_answers_is_repaired(
+    managed: Managed, operators: StartOperator
+) -> None:
+    operators("webhook.enabled=false", wait=False)
+    managed.apply()
+    managed.until_settled(2)
+    before = set(managed.workers())
+    path = f"{managed.base}/rayclusters/{managed.cluster_name()}/"
+    for replicas in (5, 1):
+        patch = [
+            {"op": "replace", "path": f"/spec/workerGroupSpecs/0/{field}", "value": replicas}
+            for field in ("replicas", "minReplicas", "maxReplicas")
+        ]
+        managed.api.request("PATCH", path.rstrip("/"), patch, "json-patch+json")
+        until("KubeRay follows", lambda: len(managed.workers()) == replicas or managed.settled(2))  # noqa: B023
+        managed.until_settled(2)
+        if replicas == 5:
+            assert set(managed.workers()) == before, "the pods with ranks stay"
+
+
+def test_a_spec_that_the_operator_wrote_itself_is_given_back_to_its_author(
+    managed: Managed, operators: StartOperator
+) -> None:
+    operators(WEBHOOK_PATIENCE_SECONDS="1", RESYNC_SECONDS="2")
+    managed.apply()
+    managed.until_settled(2)
+    _reach_webhooks(managed, "https://127.0.0.1:9/")
+    managed.annotate(total_workers=4)
+    managed.until_settled(4)
+    assert managed.events("WroteSpecDirectly")
+    body = ray_service(managed.namespace)
+    with pytest.raises(Refused, match="conflict"):
+        managed.api.apply(body, manager="user", force=False)
+    _reach_webhooks(managed, "")
+    until("the operator gives the spec back", lambda: managed.events("GaveSpecBack"), 30)
+    managed.api.apply(body, manager="user", force=False)
+    managed.until_settled(4)
+
+
+def _reach_webhooks(managed: Managed, url: str) -> None:
+    """Have the API server call the webhooks at another URL; an empty one puts their own back."""
+    base = "/apis/admissionregistration.k8s.io/v1/"
+    for kind, path in (("mutatingwebhookconfigurations", "mutate"), ("validatingwebhookconfigurations", "validate")):
+        name = f"{base}{kind}/wan22-operator-{managed.namespace}"
+        hook = managed.api.request("GET", name)["webhooks"][0]
+        own = hook["clientConfig"]["url"]
+        annotation = {"metadata": {"annotations": {"own-url": own}}}
+        if url:
+            managed.api.merge(name, annotation)
+        else:
+            own = managed.api.request("GET", name)["metadata"]["annotations"]["own-url"]
+        patch = [{"op": "replace", "path": "/webhooks/0/clientConfig/url", "value": f"{url}{path}" if url else own}]
+        managed.api.request("PATCH", name, patch, "json-patch+json")

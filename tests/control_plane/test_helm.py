@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from testing.control_plane.api import Json
-from testing.control_plane.operators import CHART, RELEASE, ROOT, Operator, helm
+from testing.control_plane.operators import CHART, RELEASE, Operator, helm
 from testing.ports import free_port
 from testing.waiting import until
 from tests.control_plane.managed import Managed
@@ -135,10 +135,17 @@ def _play_hook(managed: Managed) -> None:
     assert pod
     account = pod["spec"]["serviceAccountName"]
     container = pod["spec"]["containers"][0]
-    config = managed.plane.kubeconfig(f"{managed.namespace}-hook", managed.plane.token(managed.namespace, account))
+    token = managed.plane.folder / f"{managed.namespace}-hook.token"
+    token.write_text(managed.plane.token(managed.namespace, account))
+    program = managed.api.request("GET", f"/api/v1/namespaces/{managed.namespace}/configmaps/{RELEASE}-uninstall")
+    assert container["command"] == ["python", "/scripts/uninstall.py"]
     done = subprocess.run(
-        [sys.executable, *container["command"][1:], *container["args"]],
-        env={"KUBECONFIG": str(config), "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}", "PATH": "/usr/bin:/bin"},
+        [sys.executable, "-c", program["data"]["uninstall.py"], *container["args"]],
+        env={
+            "API_SERVER": managed.plane.url,
+            "TOKEN_FILE": str(token),
+            "CA_FILE": str(managed.plane.folder / "ca.crt"),
+        },
         capture_output=True,
         text=True,
         timeout=90,
@@ -210,3 +217,23 @@ def test_a_ray_cluster_release_is_resized_upgraded_and_rolled_back(managed: Mana
     release.rollback(1)
     settled(2)
     assert not managed.events("WroteSpecDirectly")
+
+
+def test_the_budget_of_the_worker_pods_follows_the_gangs(managed: Managed, release: Release) -> None:
+    path = f"/apis/policy/v1/namespaces/{managed.namespace}/poddisruptionbudgets/{RELEASE}-workers"
+
+    def least() -> object:
+        return managed.api.request("GET", path)["spec"].get("minAvailable")
+
+    release.run("install", "totalWorkers=2", "podDisruptionBudget.enabled=true")
+    release.start_operator()
+    managed.until_settled(2)
+    until("a drain may take one of two", lambda: least() == 1)
+    managed.annotate(total_workers=4)
+    managed.until_settled(4)
+    until("a drain may take one of four", lambda: least() == 3)
+    release.run("upgrade", "totalWorkers=2", "podDisruptionBudget.enabled=true", "commonLabels.a=b")
+    assert least() == 3, "Helm leaves the field to the operator"
+    managed.annotate(total_workers=1)
+    managed.until_settled(1)
+    until("a drain may take the only one", lambda: least() == 0)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 
 from serve_config import ServeValues, render
-from testing.control_plane.manifests import ray_cluster_spec
+from testing.control_plane.manifests import ray_cluster_spec, ray_service
 from testing.control_plane.operators import Operator
 from testing.waiting import until
 from tests.control_plane.managed import Managed
@@ -122,3 +122,38 @@ def test_one_operator_can_follow_all_namespaces(managed: Managed, operators: Sta
         other.until_settled(4)
     finally:
         managed.api.delete(f"/api/v1/namespaces/{other.namespace}")
+
+
+def test_an_operator_follows_the_namespaces_of_its_list_alone(managed: Managed, operators: StartOperator) -> None:
+    others = [Managed(managed.plane, f"{managed.namespace}-{name}") for name in ("listed", "unlisted")]
+    for other in others:
+        managed.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": other.namespace}})
+    try:
+        operators(f"operator.namespaces={{{others[0].namespace}}}")
+        for one in (managed, *others):
+            one.apply()
+        for one in (managed, others[0]):
+            one.until_settled(2)
+            one.annotate(total_workers=4)
+            one.until_settled(4)
+        assert others[1].annotation("status") is None
+        others[1].annotate(total_workers="not judged")
+    finally:
+        for other in others:
+            managed.api.delete(f"/api/v1/namespaces/{other.namespace}")
+
+
+def test_an_object_of_another_release_is_left_to_that_ones_operator(managed: Managed, operator: Operator) -> None:
+    managed.apply()
+    other = ray_service(managed.namespace, name="another-rayservice")
+    other["metadata"]["labels"]["wan22.dev/operator"] = "another-operator"
+    other["metadata"]["annotations"]["wan22.dev/total-workers"] = "this operator would refuse it"
+    managed.api.apply(other, manager="user")
+    managed.until_settled(2)
+    found = managed.api.request("GET", f"{managed.base}/rayservices/another-rayservice")
+    assert not {"wan22.dev/status", "wan22.dev/active-pods"} & found["metadata"]["annotations"].keys()
+    own = ray_service(managed.namespace)
+    own["metadata"]["labels"]["wan22.dev/operator"] = "wan22-operator"
+    managed.api.apply(own, manager="user")
+    managed.annotate(total_workers=4)
+    managed.until_settled(4)

@@ -82,6 +82,41 @@ def test_a_suspend_toggle_keeps_the_count_and_takes_a_change_along(managed: Mana
     assert managed.cluster_name() == name
 
 
+def test_a_new_image_and_a_new_count_in_one_write_leave_the_active_cluster_alone(
+    managed: Managed, operator: Operator
+) -> None:
+    managed.apply()
+    managed.until_settled(2)
+    old = managed.cluster_name()
+    sizes = set()
+
+    def active() -> bool:
+        sizes.add(managed.replicas(old))
+        return managed.cluster_name() != old
+
+    managed.apply(workers=4, image="wan22:2")
+    until("the new cluster is active", active, 60, every=0.02)
+    assert sizes == {2}
+    managed.until_settled(4)
+
+
+def test_an_upgrade_in_the_middle_of_a_growth_frees_the_pods_that_the_old_cluster_does_not_need(
+    managed: Managed, operator: Operator
+) -> None:
+    managed.apply()
+    managed.until_settled(2)
+    old, before = managed.cluster_name(), set(managed.workers())
+    managed.plane.kubelet.held.add(managed.namespace)
+    managed.annotate(total_workers=4)
+    until("the growth is under way", lambda: managed.replicas(old) == 4)
+    managed.apply(image="wan22:2")
+    pending = managed.until_pending()
+    until("the old cluster has the pods of its gang alone", lambda: set(managed.workers(old)) == before)
+    managed.plane.kubelet.release(managed.namespace)
+    until("the new cluster is active", lambda: managed.cluster_name() == pending, 60)
+    managed.until_settled(4)
+
+
 def _rewrite(managed: Managed, cluster: str) -> None:
     """Have KubeRay rewrite a RayCluster from its RayService, as a newer KubeRay does."""
     path = f"{managed.base}/rayclusters/{cluster}"

@@ -73,8 +73,11 @@ def variables(facts: Facts, rank: int) -> dict[str, str]:
     return found
 
 
-def not_ready(facts: Facts, number: int) -> None:
-    pod(facts, number)["status"]["conditions"][1] = condition("Ready", "False", since=600)
+def not_ready(facts: Facts, number: int, **env: str) -> None:
+    one = pod(facts, number)
+    one["status"]["conditions"][1] = condition("Ready", "False", since=600)
+    if env:
+        one["spec"]["containers"][0]["env"] = [{"name": name, "value": value} for name, value in env.items()]
 
 
 def waiting(number: int, reason: str, message: str, **last: object) -> Callable[[Facts], None]:
@@ -103,6 +106,13 @@ def killed_for_memory(facts: Facts) -> None:
 def report(facts: Facts, **value: object) -> None:
     annotations = body(facts)["metadata"]["annotations"]
     annotations["wan22.dev/status"] = json.dumps(json.loads(annotations["wan22.dev/status"]) | value)
+
+
+def asked_for_four(facts: Facts, when: str) -> None:
+    metadata = body(facts)["metadata"]
+    metadata["annotations"]["wan22.dev/total-workers"] = "4"
+    fields: Json = {"f:metadata": {"f:annotations": {"f:wan22.dev/total-workers": {}}}}
+    metadata["managedFields"] = [{"manager": "kubectl", "time": when, "fieldsV1": fields}]
 
 
 def serve_config(change: Callable[[Json], object]) -> Callable[[Facts], Facts]:
@@ -284,6 +294,13 @@ FAULTS = (
         "1 of 2 worker pods",
         "events",
     ),
+    Fault(
+        "a pod whose probes go through a proxy",
+        lambda f: not_ready(f, 1, http_proxy="http://proxy:3128"),
+        "pods",
+        "not Ready for 10 min",
+        "no_proxy",
+    ),
     Fault("a pod that does not turn Ready", lambda f: not_ready(f, 1), "pods", "not Ready for 10 min", "APIEntrypoint"),
     Fault(
         "a recent warning",
@@ -350,6 +367,7 @@ FAULTS = (
         "1 gang(s) of 4 wanted, 1 gang(s) of 2 active",
         "status",
         W,
+        also=("status",),
     ),
     Fault(
         "CUDA that torch does not see",
@@ -621,6 +639,53 @@ FAULTS = (
         "webhook",
         "was let pass",
         "9443",
+    ),
+    Fault(
+        "a webhook that misses most calls",
+        lambda f: replace(f, webhook=replace(healthy.webhook(), missed=3)),
+        "webhook",
+        "3 of 4 dry runs of a wrong annotation were let pass",
+        "9443",
+    ),
+    Fault(
+        "a webhook that misses a call",
+        lambda f: replace(f, webhook=replace(healthy.webhook(), missed=1)),
+        "webhook",
+        "1 of 4 dry runs",
+        "9443",
+        W,
+    ),
+    Fault(
+        "a resize that is stuck",
+        lambda f: report(f, phase="resizing", message="2 of 4 worker pods have joined Ray", since=ago(3600)),
+        "status",
+        "for 60 min: resizing, wanted 1 x 2, have 1 x 2: 2 of 4 worker pods have joined Ray",
+        "kubectl annotate",
+    ),
+    Fault(
+        "a resize that is under way",
+        lambda f: report(f, phase="resizing", message="2 of 4 worker pods have joined Ray", since=ago(60)),
+        "status",
+        "for 60 s: resizing",
+        "kubectl annotate",
+        W,
+    ),
+    Fault(
+        "an operator that does not see what is asked for",
+        lambda f: asked_for_four(f, ago(600)),
+        "status",
+        "asks for 1 x 4 for 10 min, and the operator's report is about 1 x 2",
+        "sees its objects",
+        also=("resources",),
+    ),
+    Fault(
+        "a count that was asked for just now",
+        lambda f: asked_for_four(f, ago(5)),
+        "status",
+        "asks for 1 x 4 for 5 s",
+        "sees its objects",
+        W,
+        also=("resources",),
     ),
     Fault(
         "a report that is out of date",

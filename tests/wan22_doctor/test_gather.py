@@ -50,7 +50,20 @@ def test_no_object_or_too_many(bodies: list[Json], name: str, says: str, cause: 
     assert error.value.seen.cause == cause
 
 
-@pytest.mark.parametrize(("watched", "expected"), [("", True), ("videos", True), ("others", False)])
-def test_an_operator_follows_its_namespace_or_all(watched: str, expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("watched", "named", "expected"),
+    [
+        ("", "", True),
+        ("videos", "", True),
+        ("others", "", False),
+        ("others, videos", "", True),
+        ("videos", "prod-operator", True),
+        ("videos", "staging-operator", False),
+    ],
+)
+def test_an_operator_follows_its_namespaces_or_all_and_the_objects_that_name_it(
+    watched: str, named: str, expected: bool
+) -> None:
     container = {"env": [{"name": "WATCH_NAMESPACE", "value": watched}]}
-    assert follows({"spec": {"template": {"spec": {"containers": [container]}}}}, "videos") is expected
+    deployment = {"metadata": {"name": "prod-operator"}, "spec": {"template": {"spec": {"containers": [container]}}}}
+    assert follows(deployment, "videos", named) is expected

@@ -22,6 +22,10 @@ class FakeKube(Kube):
         """Called before each write: another client may be faster."""
         self.refuse = 0
         """If not 0, the status with which every write is refused."""
+        self.webhook: Callable[[Json], Json] | None = None
+        """What a webhook makes of each object that is written; None if it is away. It refuses every dry run."""
+        self.managers: list[str] = []
+        """The field manager of each of ``writes``."""
         self._version = 0
         for path, body in (objects or {}).items():
             self.store(path, body)
@@ -42,7 +46,10 @@ class FakeKube(Kube):
             self.before_write()
             if self.refuse:
                 raise ApiException(status=self.refuse, reason="refused")
+            if query and "dryRun" in query:
+                return self._judged(path)
             self.writes.append((verb, path, body))
+            self.managers.append((query or {}).get("fieldManager", ""))
         if verb == "POST":
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
@@ -58,11 +65,23 @@ class FakeKube(Kube):
             return self.store(path, body)
         assert verb == "PATCH"
         if patch == "merge":
-            self._compare(current, body["metadata"].get("resourceVersion"))
-            return self.store(path, {**current, **{key: value for key, value in body.items() if key != "metadata"}})
+            self._compare(current, body.get("metadata", {}).get("resourceVersion"))
+            changed = {key: value for key, value in body.items() if key != "metadata"}
+            merged = {
+                key: {**current.get(key, {}), **value} if isinstance(value, dict) else value
+                for key, value in changed.items()
+            }
+            return self.store(path, {**current, **merged})
         for operation in body:
             self._apply(current, operation)
-        return self.store(path, current)
+        if query and "fieldManager" in query:
+            current["metadata"].setdefault("managedFields", []).append({"manager": query["fieldManager"]})
+        return self.store(path, self.webhook(current) if self.webhook else current)
+
+    def _judged(self, path: str) -> Json:
+        if self.webhook:
+            raise ApiException(status=422, reason="admission webhook denied the request: found 'the-operator-asks'")
+        return copy.deepcopy(self.objects[path])
 
     def _compare(self, current: Json, version: str | None) -> None:
         if version not in (None, current["metadata"]["resourceVersion"]):
@@ -75,6 +94,8 @@ class FakeKube(Kube):
         if operation["op"] == "test":
             if body.get(last) != operation["value"]:
                 raise ConflictError("the object changed since it was read")
+        elif operation["op"] == "remove":
+            del body[int(last) if isinstance(body, list) else last]
         else:
             assert operation["op"] == "add"
             body[last] = operation["value"]

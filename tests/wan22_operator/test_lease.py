@@ -138,3 +138,47 @@ async def test_a_replica_that_does_not_lead_leaves_the_lease_alone_when_it_stops
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert kube.writes == []
+
+
+async def test_a_replica_that_must_not_lead_leaves_the_lease_and_a_leader_gives_it_up() -> None:
+    kube = FakeKube()
+    why = "it sees nothing"
+    asked = 0
+    changes: list[bool] = []
+
+    def hindrance() -> str:
+        nonlocal asked
+        asked += 1
+        return why
+
+    a = Lease(
+        kube,
+        namespace="ns",
+        name="wan22-operator",
+        identity="a",
+        seconds=1,
+        changed=changes.append,
+        hindrance=hindrance,
+    )
+    task = asyncio.create_task(a.run())
+
+    async def has_asked() -> bool:
+        return asked > 1
+
+    await until_async("it has looked twice", has_asked)
+    assert kube.writes == []
+    why = ""
+
+    async def leads() -> bool:
+        return changes == [True]
+
+    await until_async("it leads", leads)
+    why = "it sees nothing any more"
+
+    async def gave_up() -> bool:
+        return changes == [True, False]
+
+    await until_async("it gives the Lease up", gave_up)
+    assert kube.objects[PATH]["spec"]["holderIdentity"] == ""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

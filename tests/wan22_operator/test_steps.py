@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from wan22_operator.desired import Active, Counts
 from wan22_operator.observed import Cluster, Gang, Leader, Pod
-from wan22_operator.steps import AUTOSCALED, SetActive, SetCluster, Settled, Situation, Step, Wait, next_step
+from wan22_operator.steps import AUTOSCALED, SetActive, SetCluster, Settled, Situation, Step, Wait, next_step, release
 
 from app.tasks.gang_state import GangPhase
 
@@ -69,7 +69,13 @@ UP = [
         situation(4, 4, 4, cluster(4, gangs=(gang(2, 4, "resizing"),))),
         Wait("a gang has 2 of 4 ranks (resizing)"),
     ),
+    (
+        "KubeRay has not decided about the last change",
+        situation(4, 2, 2, cluster(2, have=2), unseen=True),
+        Wait("KubeRay has not acted on the last change yet; it may replace the RayCluster"),
+    ),
     ("settled", situation(4, 4, 4, cluster(4, have=4)), Settled()),
+    ("settled, whatever KubeRay has noted", situation(4, 4, 4, cluster(4, have=4), unseen=True), Settled()),
     (
         "a growth in the middle of a shrink spares the pods",
         situation(4, 2, 4, cluster(4, 4, 2, ("pod-3",))),
@@ -221,6 +227,25 @@ OTHER = [
         Wait("2 of 1 gang(s) report"),
     ),
 ]
+
+
+REPLACED = [
+    ("the pods beyond the gangs' need leave", cluster(4, have=2), SetCluster(4, LEAVING)),
+    ("they are seen off", cluster(4, 2, 2, LEAVING), SetCluster(2)),
+    ("without surplus it is left alone", cluster(2, have=2), Settled()),
+    ("a gang that is resizing keeps all pods", cluster(4, gangs=(gang(2, 4, "resizing"),)), Settled()),
+    (
+        "a gang that is not ready keeps all pods",
+        cluster(4, gangs=(gang(2, 2, "starting"),)),
+        Wait("no pod leaves while a gang is starting"),
+    ),
+    ("an app that is silent keeps all pods", cluster(4), Wait("the app of the old RayCluster does not answer")),
+]
+
+
+@pytest.mark.parametrize(("old", "step"), [pytest.param(old, step, id=name) for name, old, step in REPLACED])
+def test_a_raycluster_that_is_replaced_frees_what_its_gangs_do_not_need(old: Cluster, step: Step) -> None:
+    assert release(old, 1) == step
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 from wan22_operator import admission, off_loop
+from wan22_operator import constants as names
 from wan22_operator.certificates import Certificates
 from wan22_operator.kube import ConflictError
 from wan22_operator.settings import Settings
@@ -128,8 +129,9 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 class Request:
     """An admission request for a new RayService with this serveConfigV2."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, **labels: str) -> None:
         body = ray_service("ns")
+        body["metadata"]["labels"] |= labels
         body["spec"]["serveConfigV2"] = text
         self._review = {"apiVersion": "v1", "request": {"uid": "u", "kind": {"kind": "RayService"}, "object": body}}
 
@@ -137,9 +139,9 @@ class Request:
         return self._review
 
 
-async def answers(text: str) -> list[dict[str, Any]]:
+async def answers(text: str, **labels: str) -> list[dict[str, Any]]:
     server = WebhookServer(FakeKube(), Settings())
-    found = [await ask(cast(web.Request, Request(text))) for ask in (server._mutate, server._validate)]
+    found = [await ask(cast(web.Request, Request(text, **labels))) for ask in (server._mutate, server._validate)]
     return [json.loads(str(one.text))["response"] for one in found]
 
 
@@ -163,3 +165,9 @@ async def test_a_text_that_takes_too_long_is_refused_and_holds_up_nothing(monkey
     finally:
         ends.set()
     assert "took longer than 0.1 s" in validated["status"]["message"]
+
+
+async def test_an_object_that_names_another_operator_is_judged_by_that_one_alone() -> None:
+    assert not (await answers("applications: 1"))[1]["allowed"]
+    other = {names.OPERATED_BY: "another-operator"}
+    assert await answers("applications: 1", **other) == [{"uid": "u", "allowed": True}] * 2

@@ -38,7 +38,7 @@ def etcd(place: Place) -> Component:
 
 def apiserver(place: Place) -> Component:
     """Return the API server: RBAC, all default admission, and service accounts."""
-    keys = place.run / "keys"
+    keys = place.keys
     flags = [
         f"--etcd-servers={ETCD}",
         f"--secure-port={names.API_PORT}",
@@ -61,7 +61,7 @@ def apiserver(place: Place) -> Component:
 
 def controller_manager(place: Place) -> Component:
     """Return the controllers: jobs, stateful sets, endpoints, garbage collection and the like."""
-    keys = place.run / "keys"
+    keys = place.keys
     flags = [
         f"--kubeconfig={_kubeconfig(place)}",
         f"--service-account-private-key-file={keys}/tls.key",

@@ -15,7 +15,6 @@ BASE_IMAGE = "localhost/wan22-base:e2e"
 """Pause image of the pods and base of the images that are built here."""
 GPUS = 16
 """GPUs that the node says it has (``nvidia.com/gpu``); none of them exists, so ranks compute on CPU."""
-ADMIN_TOKEN = "admin-of-a-throwaway-node"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,16 @@ class Place:
     def made(self) -> Path:
         """Lists the folders outside of ``root`` that were made to be covered by the node's own."""
         return self.run / "made"
+
+    @property
+    def keys(self) -> Path:
+        """Keys, certificates and tokens, which root alone may read."""
+        return self.run / "keys"
+
+    @property
+    def admin_token(self) -> str:
+        """The administrator's token, made at random for one life of the node."""
+        return (self.keys / "admin-token").read_text()
 
     @property
     def cgroup(self) -> str:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import datetime
 import os
+import secrets
 import signal
 import socket
 import ssl
@@ -51,7 +52,7 @@ class Supervisor:
         self._run(components.etcd(self.place))
         self._run(components.apiserver(self.place))
         self._run(components.containerd(self.place))
-        self._until("kube-apiserver is ready", _api_ready)
+        self._until("kube-apiserver is ready", lambda: _api_ready(self.place))
         self._run(components.controller_manager(self.place))
         with ThreadPoolExecutor() as pool:
             crds = pool.map(lambda crd: self._kubectl("apply", "--server-side", f"--filename={crd}"), kuberay_crds())
@@ -160,8 +161,8 @@ def _network(place: Place) -> None:
 
 
 def _keys(place: Place, port: int) -> None:
-    keys = place.run / "keys"
-    keys.mkdir()
+    keys = place.keys
+    keys.mkdir(mode=0o700)
     hosts = ["localhost", "127.0.0.1", names.NODE_IP, names.API_IP]
     hosts += ["kubernetes", "kubernetes.default", "kubernetes.default.svc"]
     certificates = current(None, hosts, datetime.datetime.now(datetime.UTC))
@@ -171,12 +172,14 @@ def _keys(place: Place, port: int) -> None:
     key = serialization.load_pem_private_key(certificates.server_key.encode(), None)
     encoding, shape = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     (keys / "sa.pub").write_bytes(key.public_key().public_bytes(encoding, shape))
-    (keys / "tokens.csv").write_text(f'{names.ADMIN_TOKEN},admin,admin,"system:masters"\n')
-    _write_kubeconfig(place.run / "inner.kubeconfig", names.API_PORT, certificates.ca)
-    _write_kubeconfig(place.kubeconfig, port, certificates.ca)
+    token = secrets.token_urlsafe(32)
+    (keys / "admin-token").write_text(token)
+    (keys / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
+    _write_kubeconfig(place.run / "inner.kubeconfig", names.API_PORT, certificates.ca, token)
+    _write_kubeconfig(place.kubeconfig, port, certificates.ca, token)
 
 
-def _write_kubeconfig(path: Path, port: int, ca: str) -> None:
+def _write_kubeconfig(path: Path, port: int, ca: str, token: str) -> None:
     cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority-data": _base64(ca)}
     path.touch(mode=0o600)
     path.write_text(
@@ -185,7 +188,7 @@ def _write_kubeconfig(path: Path, port: int, ca: str) -> None:
                 "apiVersion": "v1",
                 "kind": "Config",
                 "clusters": [{"name": "wan22-node", "cluster": cluster}],
-                "users": [{"name": "admin", "user": {"token": names.ADMIN_TOKEN}}],
+                "users": [{"name": "admin", "user": {"token": token}}],
                 "contexts": [{"name": "wan22-node", "context": {"cluster": "wan22-node", "user": "admin"}}],
                 "current-context": "wan22-node",
             }
@@ -199,11 +202,11 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _api_ready() -> bool:
+def _api_ready(place: Place) -> bool:
     # The node's own loopback; the certificate is checked by those who come from outside.
     context = ssl._create_unverified_context()
     request = urllib.request.Request(
-        f"https://127.0.0.1:{names.API_PORT}/readyz", headers={"Authorization": f"Bearer {names.ADMIN_TOKEN}"}
+        f"https://127.0.0.1:{names.API_PORT}/readyz", headers={"Authorization": f"Bearer {place.admin_token}"}
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:

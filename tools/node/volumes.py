@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from tools.node.place import ADMIN_TOKEN, API_PORT, Place
+from tools.node.place import API_PORT, Place
 
 Json = dict[str, Any]
 PROVISIONER = "wan22.dev/folder"
@@ -36,17 +36,17 @@ EVERY_SECONDS = 0.5
 
 def serve_in_background(place: Place) -> None:
     """Make the StorageClass, and follow claims and volumes until the process ends."""
-    _request("POST", "/apis/storage.k8s.io/v1/storageclasses", CLASS)
+    _request(place, "POST", "/apis/storage.k8s.io/v1/storageclasses", CLASS)
     threading.Thread(target=_serve, args=(place,), daemon=True, name="volumes").start()
 
 
 def _serve(place: Place) -> None:
     while True:
         try:
-            for claim in _request("GET", "/api/v1/persistentvolumeclaims")["items"]:
+            for claim in _request(place, "GET", "/api/v1/persistentvolumeclaims")["items"]:
                 _provide(place, claim)
-            for volume in _request("GET", "/api/v1/persistentvolumes")["items"]:
-                _reclaim(volume)
+            for volume in _request(place, "GET", "/api/v1/persistentvolumes")["items"]:
+                _reclaim(place, volume)
         # The API server may be busy, or an answer broken off; the next round looks again.
         except (OSError, HTTPException, ValueError) as error:
             print(f"volumes: {error!r}", flush=True)
@@ -81,24 +81,24 @@ def _provide(place: Place, claim: Json) -> None:
             "storageClassName": spec["storageClassName"],
         },
     }
-    _request("POST", "/api/v1/persistentvolumes", volume)
+    _request(place, "POST", "/api/v1/persistentvolumes", volume)
 
 
-def _reclaim(volume: Json) -> None:
+def _reclaim(place: Place, volume: Json) -> None:
     meta, spec = volume["metadata"], volume["spec"]
     ours = meta.get("annotations", {}).get(PROVISIONED_BY) == PROVISIONER
     if not ours or volume["status"].get("phase") != "Released" or spec["persistentVolumeReclaimPolicy"] != "Delete":
         return
-    _request("DELETE", f"/api/v1/persistentvolumes/{meta['name']}")
+    _request(place, "DELETE", f"/api/v1/persistentvolumes/{meta['name']}")
     shutil.rmtree(Path(spec["hostPath"]["path"]), ignore_errors=True)
 
 
-def _request(verb: str, path: str, body: Json | None = None) -> Json:
+def _request(place: Place, verb: str, path: str, body: Json | None = None) -> Json:
     request = urllib.request.Request(
         f"https://127.0.0.1:{API_PORT}{path}",
         method=verb,
         data=json.dumps(body).encode() if body else None,
-        headers={"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": "application/json"},
+        headers={"Authorization": f"Bearer {place.admin_token}", "Content-Type": "application/json"},
     )
     # The node's own loopback; the certificate is checked by those who come from outside.
     context = ssl._create_unverified_context()

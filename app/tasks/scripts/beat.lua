@@ -1,9 +1,10 @@
--- Renews a lease and writes progress. ARGV: id, attempt, lease_ms, step.
+-- Renews a lease and writes progress. ARGV: id, attempt, token, lease_ms, step.
 -- Returns 'lost' if the attempt is no longer the task's, 'cancel' if it should stop, else 'ok'.
-local id, attempt, lease_ms, step = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local id, attempt, lease_ms, step = ARGV[1], ARGV[2], tonumber(ARGV[4]), ARGV[5]
 local task = Key.TASK .. id
-local status, current, cluster, cancel = unpack(redis.call('HMGET', task, 'status', 'attempt', 'cluster', 'cancel'))
-if current ~= attempt or (status ~= 'running' and status ~= 'queued') then
+local status = status_of_own(id, attempt, ARGV[3])
+local cluster, cancel = unpack(redis.call('HMGET', task, 'cluster', 'cancel'))
+if status ~= 'running' and status ~= 'queued' then
   return 'lost'
 end
 local until_ms = now() + lease_ms

@@ -6,6 +6,23 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Returns the task's status if the attempt is its own, else nil. A number alone does not tell attempts apart: after a
+-- fail-over to a server that had not heard of a start, two leaders hold the same number. The token is in one of them.
+local function status_of_own(id, attempt, token)
+  local status, current, own = unpack(redis.call('HMGET', Key.TASK .. id, 'status', 'attempt', 'token'))
+  return current == attempt and own == token and status or nil
+end
+
+-- Returns the share of maxmemory that is used; 0 if there is no limit or this user of the server may not ask.
+local function memory_share()
+  local info = redis.pcall('INFO', 'memory')
+  if type(info) ~= 'string' then
+    return 0
+  end
+  local used, most = tonumber(info:match('used_memory:(%d+)')), tonumber(info:match('\nmaxmemory:(%d+)'))
+  return used and most and most > 0 and used / most or 0
+end
+
 -- Tells the dispatchers that a task may be ready to take.
 local function wake()
   redis.call('PUBLISH', Key.WAKE, '')

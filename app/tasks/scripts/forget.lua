@@ -7,6 +7,8 @@ for _, status in ipairs({ 'queued', 'running', 'succeeded', 'failed', 'cancelled
   redis.call('ZREM', Key.TASKS_BY_STATUS .. status, id)
 end
 redis.call('ZREM', Key.ENDED, id)
-redis.call('SET', Key.FORGOTTEN .. id, redis.call('ZSCORE', Key.TASKS, id) or 0, 'PX', ARGV[2])
+local place = redis.call('ZSCORE', Key.TASKS, id)
 redis.call('ZREM', Key.TASKS, id)
 redis.call('DEL', Key.TASK .. id)
+-- pcall: a Redis without memory refuses this, and must not refuse the rest.
+redis.pcall('SET', Key.FORGOTTEN .. id, place or 0, 'PX', ARGV[2])

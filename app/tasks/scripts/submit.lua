@@ -1,7 +1,8 @@
 -- Creates a queued task. ARGV: id, digest, config (JSON), created_at, most queued tasks; an alias ('' for none), its
 -- ttl_ms, and whether a task of this alias is looked for ('no', 'any' id, or only this 'id'); then names and values of
 -- the task's other fields.
--- Returns {'created', seq}, {'exists', id} (same body), {'conflict'} (another body) or {'full'}.
+-- Returns {'created', seq}, {'exists', id} (same body), {'conflict'} (another body), {'full'}, or
+-- {'no_memory'} while there is still enough for every other move of the tasks that exist.
 local id, digest, config, created_at, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local alias, alias_ttl, look = ARGV[6], ARGV[7], ARGV[8]
 if alias ~= '' and look ~= 'no' then
@@ -19,6 +20,9 @@ if known then
 end
 if redis.call('ZCARD', Key.QUEUE) >= limit then
   return { 'full' }
+end
+if memory_share() > 0.9 then
+  return { 'no_memory' }
 end
 local seq = redis.call('INCR', Key.SEQUENCE)
 redis.call('HSET', Key.TASK .. id, 'task_id', id, 'digest', digest, 'config', config, 'created_at', created_at,

@@ -16,9 +16,16 @@ labels:
   {{- include "wan22.labels" (dict "root" . "component" "ray") | nindent 2 }}
   {{- if .Values.app.deploy }}
   wan22.dev/managed: "true"
+  {{- if .Values.operator.enabled }}
+  # Another release's operator, in this namespace or for all of them, leaves it alone.
+  wan22.dev/operator: {{ include "wan22.operatorName" . }}
+  {{- end }}
   {{- end }}
 annotations:
   wan22.dev/declared: {{ $declared | toJson | quote }}
+  {{- if include "wan22.operatorKeepsBudget" . }}
+  wan22.dev/disruption-budget: {{ include "wan22.base" . }}-workers
+  {{- end }}
   {{- range $key, $value := $annotations }}
   {{ $key }}: {{ $value }}
   {{- end }}
@@ -68,7 +75,7 @@ gcsFaultToleranceOptions:
 {{- end }}
 headGroupSpec:
   rayStartParams:
-    {{- merge (dict "num-cpus" "0" "num-gpus" "0" "dashboard-host" "0.0.0.0") .Values.head.rayStartParams | toYaml | nindent 4 }}
+    {{- merge (dict "num-cpus" "0" "num-gpus" "0") (.Values.head.rayStartParams | default dict) (dict "dashboard-host" "0.0.0.0") | toYaml | nindent 4 }}
   template:
     {{- include "wan22.rayPod" (dict "root" . "name" "ray-head" "group" .Values.head "resources" .Values.head.resources) | nindent 4 }}
 workerGroupSpecs:
@@ -81,7 +88,7 @@ workerGroupSpecs:
     # Helm's next upgrade conflicts with it.
     numOfHosts: 1
     scaleStrategy: {}
-    rayStartParams: {{ toJson .Values.worker.rayStartParams }}
+    rayStartParams: {{ .Values.worker.rayStartParams | default dict | toJson }}
     template:
       {{- include "wan22.rayPod" (dict "root" . "name" "ray-worker" "group" .Values.worker "resources" (include "wan22.workerResources" . | fromYaml)) | nindent 6 }}
 {{- end }}
@@ -104,5 +111,5 @@ Usage: {{ include "wan22.workerResources" . | fromYaml }}
 limits:
   {{- merge dict $devices $limits | toYaml | nindent 2 }}
 requests:
-  {{- merge dict $devices .Values.worker.resources.requests $limits | toYaml | nindent 2 }}
+  {{- merge dict $devices (.Values.worker.resources.requests | default dict) $limits | toYaml | nindent 2 }}
 {{- end }}

@@ -2,9 +2,14 @@
 Environment of the app. It holds nothing that changes with the worker count: KubeRay builds a new cluster when a pod's
 environment changes. KubeRay itself gives the head REDIS_USERNAME and REDIS_PASSWORD for Ray's state, and refuses them
 here.
-Usage: {{- include "wan22.env" (dict "root" . "head" true) | nindent 4 }}
+Usage: {{- include "wan22.env" (dict "root" . "head" true "group" .Values.head) | nindent 4 }}
 */}}
 {{- define "wan22.env" -}}
+{{- $own := include "wan22.ownEnv" . | fromYamlArray -}}
+{{- include "wan22.keyed" (dict "key" "name" "own" $own "given" .root.Values.extraEnv) -}}
+{{- end }}
+
+{{- define "wan22.ownEnv" -}}
 {{- $values := .root.Values -}}
 {{- $secret := include "wan22.redisSecret" .root -}}
 - name: MODEL_PATH
@@ -66,9 +71,9 @@ Usage: {{- include "wan22.env" (dict "root" . "head" true) | nindent 4 }}
 - name: NCCL_IB_HCA
   value: {{ . | quote }}
 {{- end }}
-{{- with $values.extraEnv }}
-{{ toYaml . }}
-{{- end }}
+{{- /* From SIGTERM on, `ray start` drains its own Ray node for as long. */}}
+- name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+  value: {{ .group.drainSeconds | quote }}
 {{- end }}
 
 {{/*

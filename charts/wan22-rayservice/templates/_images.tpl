@@ -41,6 +41,6 @@ Usage: {{- include "wan22.imagePullSecrets" . | nindent 6 }}
 {{- define "wan22.imagePullSecrets" -}}
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
-  {{- toYaml . | nindent 2 }}
+  {{- include "wan22.keyed" (dict "key" "name" "own" list "given" .) | nindent 2 }}
 {{- end }}
 {{- end }}

@@ -1,16 +1,16 @@
 {{/*
 Labels of an object. Not for pod templates of the Ray cluster: a label that changes with the chart's version would make
 KubeRay build a new cluster.
-Usage: {{ include "wan22.labels" (dict "root" . "component" "redis") }}
+commonLabels and `given` take precedence over all but those that select.
+Usage: {{ include "wan22.labels" (dict "root" . "component" "redis" "given" .Values.operator.podLabels) }}
 */}}
 {{- define "wan22.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "wan22.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := dict
+  "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
+  "app.kubernetes.io/version" .root.Chart.AppVersion
+  "app.kubernetes.io/managed-by" .root.Release.Service
+-}}
+{{- merge (include "wan22.selectorLabels" . | fromYaml) (.given | default dict) (.root.Values.commonLabels | default dict) $own | toYaml -}}
 {{- end }}
 
 {{/*

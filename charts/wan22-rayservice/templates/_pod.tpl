@@ -20,7 +20,7 @@ spec:
   {{- . | trim | nindent 2 }}
   {{- end }}
   securityContext:
-    {{- toYaml $values.podSecurityContext | nindent 4 }}
+    {{- include "wan22.podSecurity" (dict "root" .root) | nindent 4 }}
   terminationGracePeriodSeconds: {{ int .group.terminationGracePeriodSeconds }}
   {{- if and (not $head) $values.nccl.hostNetwork }}
   hostNetwork: true
@@ -40,9 +40,6 @@ spec:
         - {name: metrics, containerPort: 8080}
       env:
         {{- include "wan22.env" $pod | nindent 8 }}
-        {{- /* From SIGTERM on, `ray start` drains its own Ray node for as long. */}}
-        - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
-          value: {{ .group.drainSeconds | quote }}
       {{- with include "wan22.envFrom" .root }}
       {{- . | trim | nindent 6 }}
       {{- end }}
@@ -50,7 +47,7 @@ spec:
         {{- toYaml .resources | nindent 8 }}
       securityContext:
         {{- $ipcLock := and (not $head) $values.nccl.ipcLock }}
-        {{- include "wan22.containerSecurity" (dict "capabilities" ($ipcLock | ternary (list "IPC_LOCK") list)) | nindent 8 }}
+        {{- include "wan22.containerSecurity" (dict "root" .root "capabilities" ($ipcLock | ternary (list "IPC_LOCK") list)) | nindent 8 }}
       volumeMounts:
         {{- include "wan22.volumeMounts" $pod | nindent 8 }}
   volumes:

@@ -65,3 +65,17 @@ valueFrom:
     name: {{ include "wan22.redisSecret" . }}
     key: {{ .Values.redis.passwordKey }}
 {{- end }}
+
+{{/*
+Bytes that the chart's Redis may use for keys: 60 % of its pod's memory limit, since rewriting the append-only file
+needs memory, too. Empty without a limit.
+Usage: {{ include "wan22.redisMaxMemory" . }}
+*/}}
+{{- define "wan22.redisMaxMemory" -}}
+{{- $limit := dig "limits" "memory" "" (.Values.redis.resources | default dict) | toString -}}
+{{- if $limit -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $unit := regexFind "(k|M|G|T|Ki|Mi|Gi|Ti)$" $limit -}}
+{{- mulf (trimSuffix $unit $limit | float64) (get $units $unit) 0.6 | floor | int64 -}}
+{{- end -}}
+{{- end }}

@@ -26,7 +26,7 @@ Usage: {{ include "wan22.serveConfig" . }}
 {{- $text = replace (printf "@{%s}@" $key) (toRawJson $value) $text -}}
 {{- end -}}
 {{- with regexFind "@\\{[^}]*\\}@" $text -}}
-{{- fail (printf "%s: null or missing; give it a value (its default is in values.yaml)" (. | trimPrefix "@{" | trimSuffix "}@")) -}}
+{{- fail (printf "%s: null or missing; give it a value (its default is in values.yaml), or upgrade with --reset-then-reuse-values instead of --reuse-values" (. | trimPrefix "@{" | trimSuffix "}@")) -}}
 {{- end -}}
 {{- $text -}}
 {{- end }}

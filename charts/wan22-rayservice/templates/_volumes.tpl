@@ -19,6 +19,11 @@ Volumes of a Ray pod.
 Usage: {{- include "wan22.volumes" (dict "root" . "group" .Values.head) | nindent 2 }}
 */}}
 {{- define "wan22.volumes" -}}
+{{- $own := include "wan22.ownVolumes" . | fromYamlArray -}}
+{{- include "wan22.keyed" (dict "key" "name" "own" $own "given" .root.Values.extraVolumes) -}}
+{{- end }}
+
+{{- define "wan22.ownVolumes" -}}
 - name: cache
   emptyDir: {}
 {{- with .group.shmSize }}
@@ -45,9 +50,6 @@ Usage: {{- include "wan22.volumes" (dict "root" . "group" .Values.head) | ninden
     secretName: {{ . }}
 {{- end }}
 {{- end }}
-{{- with .root.Values.extraVolumes }}
-{{ toYaml . }}
-{{- end }}
 {{- end }}
 
 {{/*
@@ -55,6 +57,11 @@ Mounts of these volumes.
 Usage: {{- include "wan22.volumeMounts" (dict "root" . "group" .Values.head) | nindent 2 }}
 */}}
 {{- define "wan22.volumeMounts" -}}
+{{- $own := include "wan22.ownVolumeMounts" . | fromYamlArray -}}
+{{- include "wan22.keyed" (dict "key" "mountPath" "own" $own "given" .root.Values.extraVolumeMounts) -}}
+{{- end }}
+
+{{- define "wan22.ownVolumeMounts" -}}
 - name: cache
   mountPath: /cache
 {{- if .group.shmSize }}
@@ -74,8 +81,5 @@ Usage: {{- include "wan22.volumeMounts" (dict "root" . "group" .Values.head) | n
 - name: redis-ca
   mountPath: {{ dir (include "wan22.redisCaFile" .root) }}
   readOnly: true
-{{- end }}
-{{- with .root.Values.extraVolumeMounts }}
-{{ toYaml . }}
 {{- end }}
 {{- end }}

@@ -55,7 +55,7 @@ CHECKS = (
     Check("rendezvous", gangs.rendezvous, "head"),
     Check("operator", operator.operator, "operator now"),
     Check("webhook", operator.webhook, "webhook now"),
-    Check("status", gangs.status, "target head"),
+    Check("status", gangs.status, "target head now"),
     Check("request", request.request, "request head"),
 )
 

@@ -1,18 +1,24 @@
 """The checks of the gangs, of the rendezvous of their ranks, and of the operator's report about them."""
 
+import datetime
 import ipaddress
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from wan22_operator import constants as names
+from wan22_operator import desired
 
 from app.config import APPLICATION
 from app.tasks.gang_state import GangPhase
 from serve_config.counts import GENERATOR
-from wan22_doctor.facts import Json, Target
+from wan22_doctor.facts import Json, Target, age, spoken
 from wan22_doctor.findings import Finding, failed, ok, skipped, warning
 
+SLOW_SECONDS = 900
+"""A resize that takes longer has a fault. It is long because pods, images and models are large."""
+DEAF_SECONDS = 120
+"""An operator that has not reported about a new count by then does not see the object."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -132,7 +138,7 @@ def _is_loopback(address: str) -> bool:
         return address == "localhost"
 
 
-def status(target: Target, head: Json) -> Iterator[Finding]:
+def status(target: Target, head: Json, now: datetime.datetime) -> Iterator[Finding]:
     """Judge the operator's report against what the gangs report."""
     text = target.obj.annotations.get(names.STATUS)
     if not target.obj.managed:
@@ -146,6 +152,10 @@ def status(target: Target, head: Json) -> Iterator[Finding]:
         return
     report = f"{phase}, wanted {_spoken(wanted)}, have {_spoken(have)}"
     found = reported(head)
+    lasts = age(value.get("since"), now)
+    if phase not in ("refused", "failing") and (deaf := _unheard(target, wanted, now)):
+        yield deaf
+        return
     if phase in ("refused", "suspended", "failing"):
         yield failed(f"the operator reports: {report}: {message}", "correct what the message names")
     elif found is not None and have and _spoken(have) != (real := _spoken(_counts(found))) and phase == "ready":
@@ -153,11 +163,41 @@ def status(target: Target, head: Json) -> Iterator[Finding]:
             f"the operator reports {report}, the gangs {real}", "see whether the operator runs and reaches the head"
         )
     elif phase != "ready":
-        yield warning(
-            f"the operator reports: {report}: {message}", "the operator works on it; see its log if this stays"
+        judged = failed if lasts > SLOW_SECONDS else warning
+        yield judged(
+            f"the operator reports for {spoken(lasts)}: {report}: {message}",
+            "the operator works on it; if this stays, remove what the message names, or ask for the counts that the "
+            f"gangs have: kubectl annotate --overwrite {target.resource} {names.TOTAL_WORKERS}=N",
         )
     else:
         yield ok(f"the operator reports {report}, and so do the gangs")
+
+
+def _unheard(target: Target, reported: Any, now: datetime.datetime) -> Finding | None:
+    """Return a finding if the operator has not taken note of the counts that the object asks for."""
+    try:
+        asked = desired.wanted(target.obj)
+    except desired.BadCountError:
+        return None
+    counts = {"totalWorkers": asked.total_workers, "gangs": asked.gangs}
+    if _spoken(counts) == _spoken(reported):
+        return None
+    since = age(_asked(target.body), now)
+    return (failed if since > DEAF_SECONDS else warning)(
+        f"the object asks for {_spoken(counts)} for {spoken(since)}, and the operator's report is about "
+        f"{_spoken(reported)}",
+        "see the operator's log, whether it sees its objects: kubectl logs -l app.kubernetes.io/component=operator",
+    )
+
+
+def _asked(body: Json) -> str:
+    """Return the time at which the annotations that ask for counts were last written, by the managed fields."""
+    times = [""]
+    for one in body["metadata"].get("managedFields") or ():
+        fields = ((one.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:annotations") or {}
+        if any(f"f:{key}" in fields for key in (names.TOTAL_WORKERS, names.GANGS, names.DECLARED)):
+            times.append(str(one.get("time") or ""))
+    return max(times)
 
 
 def _counts(found: list[Json]) -> dict[str, int]:

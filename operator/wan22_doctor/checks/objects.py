@@ -31,7 +31,8 @@ def _itself(target: Target, now: datetime.datetime) -> Iterator[Finding]:
         finalizers = ", ".join(meta.get("finalizers") or ()) or "none"
         yield failed(
             f"{target.title} is being deleted since {spoken(age(deleted, now))}; finalizers: {finalizers}",
-            "the controller of a finalizer removes it: see whether KubeRay runs",
+            "the controller of a finalizer removes it: see whether KubeRay runs. If the namespace is being deleted, "
+            "KubeRay's clean-up cannot run: remove the finalizers, see \"Uninstalling\" in the chart's README",
         )
         return
     if target.obj.suspended:

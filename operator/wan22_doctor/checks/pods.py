@@ -93,13 +93,22 @@ def judge_pod(pod: Json, now: datetime.datetime) -> Iterator[Finding]:
         if status.get("phase") == "Running":
             report = failed if since > UNREADY_SECONDS else warning
             why = f": {ready['message']}" if ready.get("message") else ""
-            yield report(
-                f"pod {name} runs but is not Ready for {spoken(since)}{why}",
-                "each pod needs Ray and an APIEntrypoint: see the checks of Ray and Serve; "
-                f"kubectl describe pod {name}",
+            remedy = (
+                "KubeRay's probes go through the proxy in http_proxy: add no_proxy=localhost,127.0.0.1,.svc (extraEnv)"
+                if _probes_by_proxy(pod)
+                else "each pod needs Ray and an APIEntrypoint: see the checks of Ray and Serve; "
+                f"kubectl describe pod {name}"
             )
+            yield report(f"pod {name} runs but is not Ready for {spoken(since)}{why}", remedy)
         elif not found and since > YOUNG_SECONDS:
             yield failed(f"pod {name} is {status.get('phase')} for {spoken(since)}", f"kubectl describe pod {name}")
+
+
+def _probes_by_proxy(pod: Json) -> bool:
+    """Return whether wget, which KubeRay's probes call, asks a proxy for localhost."""
+    spec = pod.get("spec") or {}
+    env = {one["name"]: str(one.get("value", "")) for one in spec["containers"][0].get("env") or () if "value" in one}
+    return bool(env.get("http_proxy")) and not {"localhost", "*"} & set(env.get("no_proxy", "").split(","))
 
 
 def _unschedulable(message: str, name: str) -> str:

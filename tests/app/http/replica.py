@@ -31,7 +31,7 @@ class Routes(APIEntrypoint):
 
 async def run(store: TaskStore, task_id: str) -> Started:
     """Let a leader start the task."""
-    await store.publish_gang(gang_state("gang", "here"), serving=True, ttl_seconds=30)
+    await store.publish_gang(gang_state(f"gang of {task_id}", "here"), serving=True, ttl_seconds=30)
     assert await store.take("here", "dispatcher") is not None
     started = await store.start(task_id, "here", "leader", 4)
     assert isinstance(started, Started)
@@ -40,6 +40,7 @@ async def run(store: TaskStore, task_id: str) -> Started:
 
 async def succeed(routes: Routes, task_id: str, video: bytes = b"0123456789") -> None:
     """Let the task end with a video, as a gang would."""
-    path = video_path(task_id, 1)
+    started = await run(routes._store, task_id)
+    path = video_path(task_id, started.attempt, started.token)
     routes._storage.write(video, path)
-    assert await routes._store.succeed(await run(routes._store, task_id), path)
+    assert await routes._store.succeed(started, path)

@@ -3,14 +3,18 @@
 import base64
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from app.http.entrypoint import api
+from app.tasks.embedded import EmbeddedRedis
 from app.tasks.keys import Key
+from app.tasks.store import TaskError
 from testing.records import gang_state, task_config
 from tests.app.http.replica import PICTURE, Away, Routes, run, succeed
 from tests.app.media.pictures import encoded
@@ -224,3 +228,38 @@ async def test_a_retry_of_the_openai_client_finds_the_task(http: httpx.AsyncClie
     await http.delete(f"/generate/{second}")
     await http.delete(f"/generate/{second}")
     assert await post(1) not in (first, second), "the task of the first try is gone"
+
+
+@pytest.fixture
+def small_redis(redis_server: EmbeddedRedis) -> Iterator[None]:
+    """The server with 16 MB of memory, as it is configured without evicting keys."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory", "16mb")
+        yield
+        client.config_set("maxmemory", "0")
+
+
+@pytest.mark.usefixtures("small_redis")
+async def test_a_flood_of_cancelled_tasks_ends_in_503_and_keeps_no_task_from_its_end(
+    http: httpx.AsyncClient, routes: Routes
+) -> None:
+    for name in ("makes a video", "fails"):
+        assert (await routes._store.submit(name, {}, task_config())).outcome == "created"
+    running = [await run(routes._store, name) for name in ("makes a video", "fails")]
+    largest = {"prompt": "\N{FILM PROJECTOR}" * 8000, "negative_prompt": "\N{CLAPPER BOARD}" * 8000}
+    replies: list[httpx.Response] = []
+    while [reply.status_code for reply in replies[-50:]] != [503] * 50:
+        replies.append(await http.post("/generate", json=largest))
+        if replies[-1].status_code == 202:
+            assert (await http.delete(replies[-1].json()["url"])).json()["status"] == "cancelled"
+    assert {reply.status_code for reply in replies} == {202, 503}
+    assert replies[-1].headers["retry-after"] == "60"
+    assert "maxmemory" in replies[-1].json()["error"]["message"]
+    assert await routes._store.beat(running[0], 4) == "ok"
+    assert await routes._store.succeed(running[0], "video.mp4")
+    assert await routes._store.fail(running[1], TaskError("generation_failed", "a long message " * 1000))
+    while ids := await routes._store.expired(again_seconds=1):
+        for task_id in ids:
+            await routes._store.forget(task_id)
+    assert (await http.post("/generate", json=largest)).status_code == 202, "cancelled tasks went before their time"
+    assert (await http.get("/generate/makes a video")).json()["status"] == "succeeded"

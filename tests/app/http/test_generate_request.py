@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from transformers import AutoTokenizer
 
 from app.config import AppArgs
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.model.folder import ModelFolder
 from app.model.hub_configs import built_in
+from app.runtime import local_model
 from app.tasks.task_config import TaskImage
 
 
@@ -210,3 +212,32 @@ def test_a_scheduler_without_a_flow_shift_refuses_it_by_name(tiny_model: Path, t
     with pytest.raises(InvalidRequestError, match=r"flow_shift: The scheduler .* has no flow shift \(found 5\)"):
         GenerateRequest(flow_shift=5, width=64, height=64, num_frames=9).complete(model)
     assert GenerateRequest(width=64, height=64, num_frames=9).complete(model).flow_shift is None
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("words", ["red circle ", "红色圆形 "])
+def test_a_prompt_that_the_text_encoder_would_cut_is_refused_with_its_tokens(field: str, words: str) -> None:
+    model = ModelFolder.read(str(local_model()))
+    tokenizer = AutoTokenizer.from_pretrained(model.path / "tokenizer")
+    long = words * 700
+    count = len(tokenizer(long.strip()).input_ids)
+    assert count > 512
+    with pytest.raises(InvalidRequestError, match=f"{count} tokens.*512 at most") as refusal:
+        GenerateRequest(**{field: long}, guidance_scale=3).complete(model)
+    assert refusal.value.field == field
+
+
+def test_a_prompt_of_as_many_tokens_as_the_text_encoder_reads_is_taken() -> None:
+    model = ModelFolder.read(str(local_model()))
+    # One more token is for the end.
+    for prompt in ("red " * 511, "red&#32;\n\t " * 511):
+        assert GenerateRequest(prompt=prompt).complete(model).prompt == prompt
+    with pytest.raises(InvalidRequestError, match="513 tokens"):
+        GenerateRequest(prompt="red " * 512).complete(model)
+
+
+def test_without_a_tokenizer_no_tokens_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model/tokenizer/tokenizer.json").unlink()
+    model = ModelFolder.read(str(tmp_path / "model"))
+    assert GenerateRequest(prompt="red " * 600).complete(model).prompt == "red " * 600

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from app.config import ConfigError
-from app.media.storage import LocalFiles, Storage, StorageError, video_path
+from app.media.storage import LocalFiles, Storage, StorageError, new_image_path, video_path
 
 
 @pytest.fixture
@@ -20,7 +20,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_each_attempt_has_a_file_of_its_own() -> None:
-    assert {video_path("a", 1), video_path("a", 2)} == {"a/1.mp4", "a/2.mp4"}
+    attempts = [(1, "x"), (2, "x"), (1, "y")]
+    assert len({video_path("a", *attempt) for attempt in attempts}) == 3
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])
@@ -33,19 +34,20 @@ def test_what_is_put_can_be_read_locally(scheme: str, tmp_path: Path, file: Path
 
 def test_only_the_winners_file_is_kept(tmp_path: Path, file: Path) -> None:
     storage = Storage((tmp_path / "videos").as_uri())
-    for attempt in (1, 2, 3):
-        storage.put(file, video_path("a", attempt))
-    storage.put(file, video_path("b", 1))
-    storage.delete_task("a", keep="a/2.mp4")
+    for attempt, token in ((1, "x"), (1, "y"), (2, "x")):
+        storage.put(file, video_path("a", attempt, token))
+    storage.put(file, video_path("b", 1, "x"))
+    storage.delete_task("a", keep="a/1-y.mp4")
     assert sorted(str(path.relative_to(tmp_path / "videos")) for path in tmp_path.glob("videos/*/*")) == [
-        "a/2.mp4",
-        "b/1.mp4",
+        "a/1-y.mp4",
+        "b/1-x.mp4",
     ]
 
 
 def test_a_forgotten_task_leaves_nothing(tmp_path: Path, file: Path) -> None:
     storage = Storage((tmp_path / "videos").as_uri())
-    storage.put(file, "a/1.mp4")
+    for path in (video_path("a", 1, "x"), video_path("a", 1, "y"), "a/1.mp4", new_image_path("a")):
+        storage.put(file, path)
     storage.delete_task("a")
     storage.delete_task("a")
     assert list((tmp_path / "videos").iterdir()) == []

@@ -18,7 +18,7 @@ from testing.waiting import turn, until_async
 CLUSTER = "this-cluster"
 
 
-async def nothing(_: str) -> None:
+async def nothing(_: str, keep: str | None) -> None:
     """Forget a task that left nothing behind."""
 
 
@@ -30,12 +30,21 @@ async def complete() -> bool:
 async def running(
     store: TaskStore,
     deliver: Callable[[dict[str, Any]], Awaitable[str]],
-    forget: Callable[[str], Awaitable[None]] = nothing,
+    forget: Callable[[str, str | None], Awaitable[None]] = nothing,
+    *,
+    keep_videos: bool = False,
 ) -> AsyncIterator[Dispatcher]:
     """Run a dispatcher beside one gang that serves."""
     await store.publish_gang(gang_state("gang", CLUSTER), serving=True, ttl_seconds=60)
     one = Dispatcher(
-        store, cluster=CLUSTER, name="one", deliver=deliver, complete=complete, delete_files=forget, lease_seconds=1
+        store,
+        cluster=CLUSTER,
+        name="one",
+        deliver=deliver,
+        complete=complete,
+        delete_files=forget,
+        lease_seconds=1,
+        keep_videos=keep_videos,
     )
     try:
         yield one
@@ -129,7 +138,8 @@ async def test_files_that_cannot_be_deleted_do_not_end_the_purge(
     short = TaskStore.connect(redis_server.url, lease_seconds=1, task_ttl_seconds=0.05, max_queued_tasks=50)
     forgotten: list[str] = []
 
-    async def forget(task_id: str) -> None:
+    async def forget(task_id: str, keep: str | None) -> None:
+        assert keep is None
         forgotten.append(task_id)
         if len(forgotten) == 1:
             raise OSError("read-only file system")
@@ -148,6 +158,30 @@ async def test_files_that_cannot_be_deleted_do_not_end_the_purge(
         assert await short.get("stuck") is not None, "its record still says which files are left"
     await short.close()
     assert forgotten == ["stuck", "next"]
+
+
+async def test_a_video_can_outlive_its_task(
+    redis_server: EmbeddedRedis, store: TaskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_PURGE_SECONDS", 0.01)
+    short = TaskStore.connect(redis_server.url, lease_seconds=1, task_ttl_seconds=0.05, max_queued_tasks=50)
+    kept: dict[str, str | None] = {}
+
+    async def forget(task_id: str, keep: str | None) -> None:
+        kept[task_id] = keep
+
+    async def deliver(config: dict[str, Any]) -> str:
+        return await do(short, config["task_id"])
+
+    async with running(short, deliver, forget, keep_videos=True):
+        await short.submit("done", {}, task_config())
+
+        async def gone() -> bool:
+            return "done" in kept and await short.get("done") is None
+
+        await until_async("its record is gone", gone)
+    await short.close()
+    assert kept == {"done": "video"}
 
 
 async def test_a_gang_that_is_not_ready_is_asked_again_at_once_and_costs_nothing(store: TaskStore) -> None:

@@ -5,11 +5,13 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
+from app.media.storage import video_path
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.keys import Key
 from app.tasks.store import (
@@ -206,7 +208,45 @@ async def test_two_racing_leaders_never_run_one_task_at_a_time(store: TaskStore)
 
 async def test_a_start_whose_answer_was_lost_may_be_repeated(store: TaskStore) -> None:
     await submit(store, "a")
-    assert (await start(store, "a")).attempt == (await start(store, "a")).attempt == 1
+    first = await start(store, "a")
+    assert await start(store, "a") == first
+    assert first.attempt == 1
+
+
+async def test_after_a_fail_over_that_lost_a_start_one_of_two_leaders_owns_the_task(tmp_path: Path) -> None:
+    servers = [EmbeddedRedis(tmp_path / name) for name in ("primary", "replica")]
+    for server in servers:
+        server.folder.mkdir()
+        server.start()
+    primary, replica = stores = [connect(server.url) for server in servers]
+    await replica._redis.replicaof("127.0.0.1", servers[0].port)
+    await submit(primary, "a", "b")
+
+    async def replicated() -> bool:
+        return await replica._redis.exists(Key.TASK.full("b")) == 1
+
+    await until_async("the replica has the tasks", replicated)
+    # The replica becomes the primary before it hears of a start.
+    await replica._redis.replicaof("NO", "ONE")
+    for task_id in ("a", "b"):
+        old, new = await start(primary, task_id, "old"), await start(replica, task_id, "new")
+        assert old.attempt == new.attempt == 1
+        assert video_path(task_id, old.attempt, old.token) != video_path(task_id, new.attempt, new.token)
+        assert (await replica.beat(old, 1), await replica.beat(new, 1)) == ("lost", "ok")
+        assert not await replica.abandon(old, "its gang broke")
+        for write in (replica.stop, lambda own: replica.fail(own, TaskError("code", "message"))):
+            assert not await write(old)
+        if task_id == "a":
+            assert not await replica.succeed(old, "old.mp4")
+        assert await replica.succeed(new, "new.mp4")
+        assert not await replica.succeed(old, "old.mp4"), "whoever comes last"
+        task = await replica.get(task_id)
+        assert task is not None
+        assert task.video == "new.mp4"
+    for store in stores:
+        await store.close()
+    for server in servers:
+        server.stop()
 
 
 async def test_an_ended_or_unknown_task_is_not_started(store: TaskStore) -> None:
@@ -487,6 +527,27 @@ async def test_only_ended_tasks_are_forgotten(redis_server: EmbeddedRedis, store
     assert await brief.get("a") is None
     assert [task.task_id for task in (await brief.page())[0]] == ["b"]
     await brief.close()
+
+
+async def test_a_video_is_kept_for_a_time_of_its_own(redis_server: EmbeddedRedis, store: TaskStore) -> None:
+    brief = connect(redis_server.url, task_ttl_seconds=0.01, video_ttl_seconds=60)
+    await submit(brief, "a", "b")
+    assert await brief.succeed(await start(brief, "a"), "a/1.mp4")
+    await brief.stop(await start(brief, "b"))
+    expired: list[str] = []
+    while not expired:
+        expired = await brief.expired()
+    assert expired == ["b"]
+    await brief.close()
+    short = connect(redis_server.url, task_ttl_seconds=60, video_ttl_seconds=0.01)
+    await submit(short, "c", "d")
+    assert await short.succeed(await start(short, "c"), "c/1.mp4")
+    await short.stop(await start(short, "d"))
+    expired = []
+    while not expired:
+        expired = await short.expired()
+    assert expired == ["c"]
+    await short.close()
 
 
 async def test_the_newest_complete_release_takes_and_the_old_one_drains(store: TaskStore) -> None:
