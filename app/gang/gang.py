@@ -229,8 +229,10 @@ class Gang:
             outcomes = work.result()
             if all(outcome.error is None for outcome in outcomes):
                 return cast("str | None", outcomes[0].value)
-            # Ranks that wait in a collective for the one that failed never return: they count as late. When a rank
-            # dies, the others fail first, with a connection error: so all are probed before any error is believed.
+            # When a rank dies, the others fail first, with a connection error, or wait for it in a collective and never
+            # return. So all are probed before any error is believed: first at once, since a dead rank need not be
+            # waited for, and again once the others had time to fail. Who has not answered by then counts as late.
+            await self.states()
             outcomes = await _collect(calls, min(5.0, self.timeouts.answer), first_error=False)
             await self.states()
             raise failure_of_task(outcomes, time.monotonic() - began)

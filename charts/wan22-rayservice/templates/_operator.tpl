@@ -46,7 +46,7 @@ The namespaces that the operator follows as a JSON list; an empty list if it fol
 Usage: {{ include "wan22.operatorNamespaces" . | fromJsonArray }}
 */}}
 {{- define "wan22.operatorNamespaces" -}}
-{{- .Values.operator.clusterWide | ternary list (prepend .Values.operator.namespaces .Release.Namespace | uniq) | toJson -}}
+{{- .Values.operator.clusterWide | ternary list (prepend (.Values.operator.namespaces | default list) .Release.Namespace | uniq) | toJson -}}
 {{- end }}
 
 {{/*

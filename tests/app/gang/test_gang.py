@@ -1,5 +1,8 @@
 """The order of ranks, their rendezvous, and what the answers of ranks mean. tests/service runs real ranks."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -23,6 +26,7 @@ from app.gang.rank import (
     OutOfStepError,
     PeerLostError,
     RankPlace,
+    RankState,
     StorageAwayError,
     TaskFailedError,
     VideoNotWrittenError,
@@ -162,3 +166,38 @@ def test_a_death_that_no_task_causes_is_blameless(death: Exception, blameless: b
 async def test_a_gang_without_ranks_answers_a_probe_with_nobody() -> None:
     gang = Gang(RankSettings("m", "s", "cpu", 0.5), Timeouts(1, 1, 1))
     assert await gang.states() == []
+
+
+class _Method:
+    """A method of a rank's actor, as the gang calls it."""
+
+    def __init__(self, answer: Callable[..., Awaitable[Any]]) -> None:
+        self.remote = answer
+
+
+class _Actor:
+    """A rank that waits in a collective for ever, or a dead one."""
+
+    def __init__(self, *, dead: bool) -> None:
+        self._dead = dead
+        self.state = _Method(self._state)
+        self.generate = _Method(self._generate)
+
+    async def _state(self) -> RankState:
+        if self._dead:
+            raise DIED
+        return RankState("video", 1)
+
+    async def _generate(self, *_: Any) -> None:
+        if self._dead:
+            raise DIED
+        await asyncio.Event().wait()
+
+
+async def test_a_dead_rank_is_found_at_once_though_the_others_wait_for_it() -> None:
+    gang = Gang(RankSettings("m", "s", "cuda", 0.5), Timeouts(60, 60, 60))
+    actors = [_Actor(dead=False), _Actor(dead=True)]
+    gang.members = [replace(member("a", rank), actor=cast(Any, actor)) for rank, actor in enumerate(actors)]
+    async with asyncio.timeout(2):
+        with pytest.raises(GangBrokenError, match="rank 1 of 2 died"):
+            await gang.generate(cast(Any, None), "video")
