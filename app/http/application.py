@@ -18,6 +18,7 @@ from app.http.middleware import (
 )
 
 SUBMIT_PATH = "/generate"
+VIDEOS_PATH = "/v1/videos"
 
 
 def create_api(
@@ -40,7 +41,7 @@ def create_api(
         summary="Wan2.2 video generation: submit a task, follow it, fetch its video.",
         version="1",
     )
-    api.add_middleware(BodyLimit, image_path=SUBMIT_PATH)
+    api.add_middleware(BodyLimit, image_paths=(SUBMIT_PATH, VIDEOS_PATH))
     api.add_middleware(BodyDeadline, seconds=body_seconds, most=arriving_bodies)
     api.add_middleware(HeadAsGet)
     api.add_middleware(CrossOrigin, origins=cors_origins)

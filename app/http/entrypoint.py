@@ -15,17 +15,28 @@ from starlette.exceptions import HTTPException
 
 from app import runtime
 from app.config import AppArgs, Environment
+from app.http import openai_api
 from app.http.application import SUBMIT_PATH, create_api
+from app.http.content import Contents, Variant
 from app.http.generate_request import GenerateRequest, InvalidRequestError
 from app.http.middleware import root_path
+from app.http.repetition import Repetition, RepetitionOfHeaders
 from app.http.request_body import BODY_DOCUMENTATION, read_request
-from app.http.views import Readiness, TaskPage, TaskView, matches, task_url, video_headers, view
+from app.http.views import Readiness, TaskPage, TaskView, task_url, view
 from app.media import images
 from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import Dispatcher
 from app.tasks.gang_state import GangState, is_complete
-from app.tasks.store import StoreRefusedError, StoreUnavailableError, Submission, SubmissionOutcome, Task, TaskStatus
+from app.tasks.store import (
+    StoreRefusedError,
+    StoreUnavailableError,
+    Submission,
+    SubmissionOutcome,
+    Task,
+    TaskStatus,
+    TaskStore,
+)
 from app.tasks.task_config import TaskConfig, TaskImage
 
 _log = logging.getLogger(__name__)
@@ -37,6 +48,7 @@ def _cors_origins() -> tuple[str, ...]:
 
 
 api = create_api(cors_origins=_cors_origins)
+api.include_router(openai_api.router)
 
 _FULL_RETRY_SECONDS = 30
 _NO_MEMORY_RETRY_SECONDS = 60
@@ -97,6 +109,7 @@ class APIEntrypoint:
             raise
         except StoreUnavailableError as error:
             _log.warning("the task store does not answer yet: %s", error)
+        self._contents = Contents()
         self._cluster = runtime.cluster()
         self._max_queued_tasks = args.max_queued_tasks
         self._max_request_cost = args.max_request_cost
@@ -114,30 +127,15 @@ class APIEntrypoint:
 
     @api.post(SUBMIT_PATH, status_code=202, openapi_extra=BODY_DOCUMENTATION)
     async def generate(
-        self, request: Annotated[GenerateRequest, Depends(read_request)], root: Root, response: Response
+        self,
+        request: Annotated[GenerateRequest, Depends(read_request)],
+        repetition: RepetitionOfHeaders,
+        root: Root,
+        response: Response,
     ) -> TaskView:
         """Accept a task. A repeated call with the same ``task_id`` and body returns the task that exists."""
-        task_id = request.task_id or uuid.uuid4().hex
-        submission = await self._submit(task_id, request)
-        if submission.outcome == SubmissionOutcome.CONFLICT:
-            message = f"task_id: A task {task_id!r} with another body exists; send its body or choose another task_id."
-            raise HTTPException(409, message)
-        if submission.outcome == SubmissionOutcome.FULL:
-            message = (
-                f"The queue is full: {self._max_queued_tasks} tasks wait, as many as max_queued_tasks allows. "
-                f"Try again in {_FULL_RETRY_SECONDS} seconds."
-            )
-            raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
-        if submission.outcome == SubmissionOutcome.NO_MEMORY:
-            message = (
-                "The task store (Redis) is nearly full, and keeps the rest of its memory for the tasks that it has. "
-                f"Try again in {_NO_MEMORY_RETRY_SECONDS} seconds, when cancelled and failed tasks are gone. If that "
-                "does not help, delete ended tasks (DELETE), lower task_ttl_seconds, or give Redis more memory "
-                "(maxmemory; chart value redis.resources.limits.memory)."
-            )
-            raise HTTPException(503, message, {"Retry-After": str(_NO_MEMORY_RETRY_SECONDS)})
-        task = _known(submission.task, task_id)
-        response.headers["Location"] = task_url(task_id, root)
+        task = await self.accept(request, repetition)
+        response.headers["Location"] = task_url(task.task_id, root)
         return view(task, root)
 
     @api.get("/generate")
@@ -154,44 +152,21 @@ class APIEntrypoint:
 
     @api.get("/generate/{task_id}")
     async def show(self, task_id: str, root: Root) -> TaskView:
-        return view(await self._find(task_id), root)
+        return view(await self.find(task_id), root)
 
     @api.delete("/generate/{task_id}")
     async def cancel(self, task_id: str, root: Root) -> TaskView:
         """Cancel a queued task at once and a running one at its next step; delete an ended one with its files."""
-        task = await self._find(task_id)
+        task = await self.find(task_id)
         if not task.status.ended:
-            return view(_known(await self._store.cancel(task_id), task_id), root)
-        # Files go before the record: once it is gone, a new task may take the same id.
-        await asyncio.to_thread(self._storage.delete_task, task_id)
-        await self._store.forget(task_id)
+            return view(await self.stop(task), root)
+        await self.delete(task)
         return view(task, root)
 
     @api.get("/generate/{task_id}/video", response_class=FileResponse, responses={304: {"description": "Unchanged"}})
     async def video(self, task_id: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
         """Return the mp4; a Range header is honoured, and If-None-Match with its ETag is answered 304."""
-        task = await self._find(task_id)
-        if task.video is None:
-            reason = (
-                "it has no video. Only a succeeded task has one."
-                if task.status.ended
-                else "its video is not ready. Ask again when its status is succeeded."
-            )
-            raise HTTPException(409, f"Task {task_id!r} is {task.status}: {reason}")
-        headers = video_headers(task)
-        if if_none_match is not None and matches(if_none_match, headers["ETag"]):
-            return Response(status_code=304, headers=headers)
-        try:
-            file = await asyncio.to_thread(self._storage.local_copy, task.video)
-        except FileNotFoundError:
-            message = (
-                f"The video of task {task_id!r} was removed from the storage; submit the request under another "
-                "task_id to make a new one."
-            )
-            raise HTTPException(410, message) from None
-        return FileResponse(
-            file, headers=headers, media_type="video/mp4", filename=f"{task_id}.mp4", content_disposition_type="inline"
-        )
+        return await self.content(await self.find(task_id), Variant.VIDEO, if_none_match)
 
     @api.get("/healthz")
     async def healthz(self) -> dict[str, str]:
@@ -220,11 +195,93 @@ class APIEntrypoint:
             await self._dispatcher.close()
             await self._store.close()
 
-    async def _submit(self, task_id: str, request: GenerateRequest) -> Submission:
+    @property
+    def store(self) -> TaskStore:
+        return self._store
+
+    @property
+    def storage(self) -> Storage:
+        return self._storage
+
+    @property
+    def model(self) -> ModelFolder:
+        return self._model
+
+    async def find(self, task_id: str) -> Task:
+        """Return the task.
+
+        Raises:
+            HTTPException: there is none (404).
+        """
+        return _known(await self._store.get(task_id), task_id)
+
+    async def accept(self, request: GenerateRequest, repetition: Repetition, remixed_from: str | None = None) -> Task:
+        """Accept a task, or find the one that the same submission made before.
+
+        Raises:
+            InvalidRequestError: the model cannot run the request.
+            HTTPException: it is a repetition with another body (409), the queue is full (429), or so is Redis
+                (503).
+        """
+        task_id = request.task_id or uuid.uuid4().hex
+        submission = await self._submit(task_id, request, repetition, remixed_from)
+        if submission.outcome == SubmissionOutcome.CONFLICT:
+            message = (
+                f"Idempotency-Key: A task with this key and another body or task_id exists; repeat its request, or "
+                f"choose another key{' and another task_id' if request.task_id else ''}."
+                if repetition.key
+                else f"task_id: A task {task_id!r} with another body exists; send its body or choose another task_id."
+            )
+            raise HTTPException(409, message)
+        if submission.outcome == SubmissionOutcome.FULL:
+            message = (
+                f"The queue is full: {self._max_queued_tasks} tasks wait, as many as max_queued_tasks allows. "
+                f"Try again in {_FULL_RETRY_SECONDS} seconds."
+            )
+            raise HTTPException(429, message, {"Retry-After": str(_FULL_RETRY_SECONDS)})
+        if submission.outcome == SubmissionOutcome.NO_MEMORY:
+            message = (
+                "The task store (Redis) is nearly full, and keeps the rest of its memory for the tasks that it has. "
+                f"Try again in {_NO_MEMORY_RETRY_SECONDS} seconds, when cancelled and failed tasks are gone. If that "
+                "does not help, delete ended tasks (DELETE), lower task_ttl_seconds, or give Redis more memory "
+                "(maxmemory; chart value redis.resources.limits.memory)."
+            )
+            raise HTTPException(503, message, {"Retry-After": str(_NO_MEMORY_RETRY_SECONDS)})
+        return _known(submission.task, task_id)
+
+    async def content(self, task: Task, variant: Variant, if_none_match: str | None) -> Response:
+        """Return the answer with a file of the task (``Contents.response``)."""
+        return await self._contents.response(self._storage, task, variant, if_none_match)
+
+    async def stop(self, task: Task) -> Task:
+        """Cancel a task that has not ended: at once if it waits, at its next step if it runs."""
+        return _known(await self._store.cancel(task.task_id), task.task_id)
+
+    async def delete(self, task: Task) -> None:
+        """Delete an ended task with its files."""
+        # Files go before the record: once it is gone, a new task may take the same id.
+        await asyncio.to_thread(self._storage.delete_task, task.task_id)
+        await self._store.forget(task.task_id)
+
+    async def _submit(
+        self, task_id: str, request: GenerateRequest, repetition: Repetition, remixed_from: str | None
+    ) -> Submission:
         """Store the request's image, then the task: whichever process dies, an accepted task has its image."""
+
+        async def submit(body: dict[str, Any], config: TaskConfig) -> Submission:
+            about = {"remixed_from": remixed_from} if remixed_from else {}
+            return await self._store.submit(
+                task_id,
+                body | about,
+                config,
+                alias=repetition.alias(body | about),
+                chosen=request.task_id is not None,
+                model=self._model.name,
+                **about,
+            )
+
         if request.image is None:
-            config = await self._complete(request)
-            return await self._store.submit(task_id, request.body(), config, model=self._model.name)
+            return await submit(request.body(), await self._complete(request))
         try:
             facts = await asyncio.to_thread(images.inspect, request.image)
         except images.InvalidImageError as error:
@@ -232,7 +289,7 @@ class APIEntrypoint:
         image = TaskImage(**facts.as_dict(), path=new_image_path(task_id))
         config = await self._complete(request, image)
         await asyncio.to_thread(self._storage.write, request.image, image.path)
-        submission = await self._store.submit(task_id, request.body(image), config, model=self._model.name)
+        submission = await submit(request.body(image), config)
         kept = submission.task.config.image if submission.task else None
         if kept is None or kept.path != image.path:
             try:
@@ -256,6 +313,3 @@ class APIEntrypoint:
     async def _deliver(self, task_config: dict[str, Any]) -> str:
         reply = await self.generator_handle.generate_task.remote(task_config)
         return str(reply["status"])
-
-    async def _find(self, task_id: str) -> Task:
-        return _known(await self._store.get(task_id), task_id)

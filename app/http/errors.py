@@ -1,4 +1,4 @@
-"""Error answers. Every one has the shape ``{"error": {"code", "message"}}``, with ``fields`` if fields are wrong."""
+"""Error answers: ``{"error": {"code", "message", "type", "param"}}``, with ``fields`` if fields are wrong."""
 
 import logging
 import textwrap
@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.http.generate_request import GenerateRequest, InvalidRequestError
+from app.http.generate_request import InvalidRequestError
 from app.media.storage import StorageError
 from app.tasks.store import StoreRefusedError, StoreUnavailableError, UnreadableTaskError
 
@@ -35,9 +35,14 @@ _CODES = {
 
 
 def problem(status: int, message: str, *, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    """Return an error answer; its ``code`` is the status in words, such as ``not_found`` (``error`` if it is rare)."""
-    code = _CODES.get(status, "error")
-    return JSONResponse({"error": {"code": code, "message": message, **more}}, status, headers)
+    """Return an error answer; its ``code`` is the status in words, such as ``not_found`` (``error`` if it is rare).
+
+    ``type`` and ``param``, the first wrong field, are what clients of OpenAI's API read besides.
+    """
+    error = {"code": _CODES.get(status, "error"), "message": message, **more}
+    error["type"] = "server_error" if status >= 500 else "invalid_request_error"
+    error["param"] = more["fields"][0]["field"] if more.get("fields") else None
+    return JSONResponse({"error": error}, status, headers)
 
 
 def add_error_handlers(api: FastAPI) -> None:
@@ -75,8 +80,10 @@ def _wrong_field(request: Request, error: dict[str, Any]) -> dict[str, str]:
         )
         return {"field": "body", "message": message}
     if error["type"] == "extra_forbidden":
-        known = ", ".join(GenerateRequest.model_fields)
+        known = ", ".join(error["ctx"]["known"])
         message = f"This field does not exist; correct its name or leave it out. The known fields are {known}"
+    elif error["type"] == "missing":
+        message = "This field is required; send it"
     else:
         message = f"{error['msg']} (found {found})"
     return {"field": ".".join(path), "message": message}
@@ -89,7 +96,7 @@ async def _invalid_field(_: Request, error: InvalidRequestError) -> JSONResponse
 async def _unavailable(_: Request, __: StoreUnavailableError) -> JSONResponse:
     message = (
         f"The task store (Redis) does not answer. No accepted task is lost; try again in {_RETRY_SECONDS} seconds. "
-        "A POST that names its own task_id is safe to repeat."
+        "A POST with a task_id or an Idempotency-Key is safe to repeat."
     )
     return problem(503, message, headers={"Retry-After": str(_RETRY_SECONDS)})
 
@@ -127,6 +134,6 @@ async def _http_error(request: Request, error: HTTPException) -> JSONResponse:
 async def _unexpected(_: Request, __: Exception) -> JSONResponse:
     message = (
         "An error inside the service ended this request; the log of APIEntrypoint has the details. "
-        "A POST that names its own task_id is safe to repeat."
+        "A POST with a task_id or an Idempotency-Key is safe to repeat."
     )
     return problem(500, message)

@@ -3,7 +3,7 @@
 import math
 import secrets
 import textwrap
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -47,10 +47,19 @@ class InvalidRequestError(ValueError):
         self.message = message
 
 
-class GenerateRequest(BaseModel):
-    """The body of ``POST /generate``. Every field is optional; the model folder's defaults fill those left out."""
+class Body(BaseModel):
+    """The body of a POST: JSON or a form."""
 
     model_config = ConfigDict(extra="forbid")
+
+    image_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are an image: text in base64 in JSON, a file in a form."""
+
+
+class GenerateRequest(Body):
+    """The body of ``POST /generate``. Every field is optional; the model folder's defaults fill those left out."""
+
+    image_fields = frozenset({"image"})
 
     task_id: TaskId | None = Field(
         None, description="Name of the task. The same name and body return the existing task."

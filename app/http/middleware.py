@@ -1,7 +1,7 @@
 """What every request passes before its route: the limit of its body, CORS and the age of its connection."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -25,6 +25,8 @@ MAX_CONNECTION_SECONDS = 2.0
 """Age from which a connection is closed with its next answer; well below the time for which a stopping pod still
 answers (`worker.drainSeconds`)."""
 _FORGET_CONNECTION_SECONDS = 60.0
+_EXPOSED = ["Location", "Retry-After", "ETag", "Accept-Ranges", "Content-Range", "openai-poll-after-ms"]
+"""Headers of an answer that a page of another origin may read, besides those that every page may."""
 
 
 def too_large(most: int, part: str = "The body") -> str:
@@ -42,19 +44,19 @@ class BodyLimit:
 
     Args:
         app: the application behind this middleware.
-        image_path: the only path whose POST may carry an image, without the route prefix.
+        image_paths: the only paths whose POST may carry an image, without the route prefix.
     """
 
-    def __init__(self, app: ASGIApp, image_path: str) -> None:
+    def __init__(self, app: ASGIApp, image_paths: Collection[str]) -> None:
         self._app = app
-        self._image_path = image_path
+        self._image_paths = image_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         # The other fields of a body with an image are bounded when the body is read.
-        takes_image = scope["method"] == "POST" and scope["path"] == root_path(scope) + self._image_path
+        takes_image = scope["method"] == "POST" and scope["path"].removeprefix(root_path(scope)) in self._image_paths
         most = MAX_IMAGE_BODY_BYTES if takes_image else MAX_BODY_BYTES
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > most:
@@ -154,7 +156,14 @@ class CrossOrigin:
                 allow_origins=allowed,
                 allow_methods=["GET", "HEAD", "POST", "DELETE"],
                 allow_headers=["*"],
-                expose_headers=["Location", "Retry-After", "ETag", "Accept-Ranges", "Content-Range"],
+                expose_headers=[
+                    "Location",
+                    "Retry-After",
+                    "ETag",
+                    "Accept-Ranges",
+                    "Content-Range",
+                    "openai-poll-after-ms",
+                ],
             )
             self._allowed = allowed
         await (self._cors if allowed else self._app)(scope, receive, send)

@@ -55,7 +55,7 @@ class Storage:
                 f"STORAGE_URI: {uri!r} cannot be used ({error}); file://, s3:// (extra s3) and gs:// (extra gcs) can"
             ) from None
         self._root = root.rstrip("/")
-        self._copies = _Copies(_CACHE_BYTES)
+        self._copies = LocalFiles(_CACHE_BYTES)
 
     def check(self) -> None:
         """Store and delete a small file.
@@ -193,8 +193,12 @@ class Storage:
         return f"{self._root}/{path}"
 
 
-class _Copies:
-    """Local copies of remote files: one for each path, however many ask at once, and ``most_bytes`` in all."""
+class LocalFiles:
+    """Files that can be made again, such as copies of remote ones: one for each path, however many ask at once.
+
+    Args:
+        most_bytes: the size of all files together; the ones that were not asked for the longest go first.
+    """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
@@ -205,6 +209,7 @@ class _Copies:
         """In the order of their last use."""
 
     def get(self, path: str, fetch: Callable[[Path], object]) -> Path:
+        """Return the file of ``path``; if there is none, ``fetch`` writes it."""
         with self._lock:
             own = self._fetching.setdefault(path, threading.Lock())
         with own:
@@ -229,6 +234,7 @@ class _Copies:
             return file
 
     def forget(self, path: str) -> None:
+        """Delete the file of ``path``."""
         with self._lock:
             file = self._files.pop(path, None)
         if file is not None:

@@ -22,10 +22,13 @@ class Key(StrEnum):
 
     TASK = "task:"
     """Hash of one task, by its id. ``submit`` writes task_id, digest (of the body), config (JSON), created_at, seq,
-    status, attempt, deaths, step, steps and model; ``take`` and ``start`` cluster and holder; a lost attempt deaths,
-    last_end (its kind) and place (in the queue, if not by seq); ``start`` started_at and token (random; it fences the
-    attempt together with its number); ``beat`` step; ``cancel`` cancel (1); a task's end finished_at and video, or
-    error_code and error_message. Lives until ``forget``."""
+    status, attempt, deaths, step, steps, and model and remixed_from if they are known; ``take`` and ``start`` cluster
+    and holder; a lost attempt deaths, last_end (its kind) and place (in the queue, if not by seq); ``start``
+    started_at and token (random; it fences the attempt together with its number); ``beat`` step; ``cancel`` cancel (1);
+    a task's end finished_at and video, or error_code and error_message. Lives until ``forget``."""
+    ALIAS = "alias:"
+    """String: the id of the task that a repeated submission finds, by ``Alias.name``. ``submit`` writes; ends by its
+    TTL."""
     SEQUENCE = "seq"
     """Counter: how many tasks were accepted; ``submit`` gives the next number to a task. Lives for ever."""
     TASKS = "tasks"
@@ -43,6 +46,9 @@ class Key(StrEnum):
     ENDED = "ended"
     """Sorted set of the ids of ended tasks, by the time from which ``expired`` returns them; ``forget`` removes."""
 
+    FORGOTTEN = "forgotten:"
+    """String: the seq of a task that is gone, by its id, so that a list can go on after it. ``forget`` writes; ends by
+    its TTL."""
     DAMAGED = "damaged"
     """Sorted set of the ids of tasks whose record was gone or incomplete when ``take`` met it, by that time. Lives for
     ever, for an operator to look at."""

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, Self, cast
 
@@ -32,6 +32,7 @@ from app.tasks.task_config import TaskConfig
 
 _log = logging.getLogger(__name__)
 _CONNECTIONS = 50
+_PLACE_MS = 3600 * 1000
 MOST_DEATHS = 5
 """Gangs that a task may lose. At the next loss it is taken for their cause, and fails with code gang_lost."""
 
@@ -93,6 +94,10 @@ class Task:
     finished_at: float | None
     error: TaskError | None
     video: str | None
+    model: str | None = None
+    """Name of the model that the task was submitted to; None in tasks of older releases."""
+    remixed_from: str | None = None
+    """The id of the task whose request this one repeats with another prompt."""
 
     @classmethod
     def new(cls, task_id: str, config: TaskConfig, sequence: int, created_at: float) -> Self:
@@ -128,7 +133,20 @@ class Task:
             finished_at=float(fields["finished_at"]) if "finished_at" in fields else None,
             error=error,
             video=fields.get("video"),
+            model=fields.get("model"),
+            remixed_from=fields.get("remixed_from"),
         )
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name of a submission, under which a repetition finds the task although it does not know its id."""
+
+    name: str
+    seconds: float
+    """How long the name lasts, from the submission that made the task."""
+    finds: bool
+    """Whether a task of this name is looked for; if not, the name goes to a new task."""
 
 
 class SubmissionOutcome(StrEnum):
@@ -137,9 +155,9 @@ class SubmissionOutcome(StrEnum):
     CREATED = "created"
     """The task was accepted and waits in the queue."""
     EXISTS = "exists"
-    """A task of this id and body was accepted before; nothing changed."""
+    """A task of this id or alias, and of this body, was accepted before; nothing changed."""
     CONFLICT = "conflict"
-    """A task of this id with another body was accepted before; this one was refused."""
+    """A task of this id or alias with another body was accepted before; this one was refused."""
     FULL = "full"
     """As many tasks wait as may wait; this one was refused."""
     NO_MEMORY = "no_memory"
@@ -254,8 +272,20 @@ class TaskStore:
 
     # Clients
 
+    def ttl_seconds(self, status: TaskStatus) -> float:
+        """Return how long a task that ended with ``status`` is kept."""
+        return self._ttl_of(status) / 1000
+
     async def submit(
-        self, task_id: str, body: Mapping[str, Any], config: TaskConfig, *, model: str | None = None
+        self,
+        task_id: str,
+        body: Mapping[str, Any],
+        config: TaskConfig,
+        *,
+        alias: Alias | None = None,
+        chosen: bool = True,
+        model: str | None = None,
+        remixed_from: str | None = None,
     ) -> Submission:
         """Accept a task once.
 
@@ -263,17 +293,25 @@ class TaskStore:
             task_id: the task's name; a second submission of the same name and ``body`` returns the first one's task.
             body: the fields the client set; they tell a repetition from a conflict.
             config: the complete request, which the gang will run.
+            alias: another name of the submission. If it finds a task, that task stands for ``task_id``.
+            chosen: whether the client chose ``task_id``; an alias of a task with another id is then a conflict.
             model: name of the model that will run it.
+            remixed_from: the id of the task whose request this one repeats with another prompt.
         """
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         text = json.dumps(config.model_dump(), ensure_ascii=False, sort_keys=True)
         created_at = time.time()
-        about = {"model": model} if model else {}
-        reply = await self._run("submit", task_id, digest, text, created_at, self._max_queued, *_flat(about))
+        name, ttl_ms, look = "", 0, "no"
+        if alias:
+            name, ttl_ms = alias.name, int(alias.seconds * 1000)
+            look = "no" if not alias.finds else "id" if chosen else "any"
+        about = {key: value for key, value in {"model": model, "remixed_from": remixed_from}.items() if value}
+        task = (task_id, digest(body), text, created_at, self._max_queued)
+        reply = await self._run("submit", *task, name, ttl_ms, look, *_flat(about))
         outcome = SubmissionOutcome(reply[0])
         if outcome is SubmissionOutcome.CREATED:
-            return Submission(outcome, Task.new(task_id, config, int(reply[1]), created_at))
-        return Submission(outcome, await self.get(task_id) if outcome is SubmissionOutcome.EXISTS else None)
+            new = Task.new(task_id, config, int(reply[1]), created_at)
+            return Submission(outcome, replace(new, model=model, remixed_from=remixed_from))
+        return Submission(outcome, await self.get(reply[1]) if outcome is SubmissionOutcome.EXISTS else None)
 
     async def get(self, task_id: str) -> Task | None:
         """Return the task; None if it is unknown or was forgotten.
@@ -287,18 +325,26 @@ class TaskStore:
         return Task.from_hash(fields) if fields else None
 
     async def page(
-        self, status: TaskStatus | None = None, limit: int = 50, before: int | None = None
+        self,
+        status: TaskStatus | None = None,
+        limit: int = 50,
+        before: int | None = None,
+        *,
+        oldest_first: bool = False,
     ) -> tuple[list[Task], int | None]:
         """Return up to ``limit`` tasks, newest first, and ``before`` for the next page; None on the last page.
+
+        With ``oldest_first`` the order is the other one, and ``before`` names the task after which the page begins.
 
         A task whose record cannot be read is left out, and the log names it.
         """
         await self._claim_once()
         name = self._key(Key.TASKS_BY_STATUS, status) if status else self._key(Key.TASKS)
-        newest = f"({before}" if before is not None else "+inf"
+        first, last = ("-inf", "+inf") if oldest_first else ("+inf", "-inf")
+        begin = f"({before}" if before is not None else first
         with _unavailable():
             found = self._redis.zrange(
-                name, newest, "-inf", byscore=True, desc=True, offset=0, num=limit + 1, withscores=True
+                name, begin, last, byscore=True, desc=not oldest_first, offset=0, num=limit + 1, withscores=True
             )
             places = await cast("Awaitable[list[tuple[str, float]]]", found)
             async with self._redis.pipeline(transaction=False) as pipeline:
@@ -331,7 +377,17 @@ class TaskStore:
 
     async def forget(self, task_id: str) -> None:
         """Delete the record of an ended task. Its files must be gone: a new task may then take the same id."""
-        await self._run("forget", task_id)
+        await self._run("forget", task_id, _PLACE_MS)
+
+    async def place(self, task_id: str) -> int | None:
+        """Return where ``page`` goes on after the task; None if it is unknown or was forgotten an hour ago."""
+        await self._claim_once()
+        with _unavailable():
+            place = await self._redis.zscore(self._key(Key.TASKS), task_id)
+            if place is not None:
+                return int(place)
+            gone = await cast("Awaitable[str | None]", self._redis.get(self._key(Key.FORGOTTEN, task_id)))
+        return int(gone) if gone is not None else None
 
     # Dispatchers
 
@@ -421,9 +477,11 @@ class TaskStore:
         return bool(await self._run("abandon", *own, *words))
 
     async def _finish(self, attempt: Started, status: TaskStatus, **fields: str) -> bool:
-        ttl_ms = self._video_ttl_ms if status == TaskStatus.SUCCEEDED else self._ttl_ms
         own = (attempt.task_id, attempt.attempt, attempt.token)
-        return bool(await self._run("finish", *own, status, time.time(), ttl_ms, *_flat(fields)))
+        return bool(await self._run("finish", *own, status, time.time(), self._ttl_of(status), *_flat(fields)))
+
+    def _ttl_of(self, status: TaskStatus) -> int:
+        return self._video_ttl_ms if status == TaskStatus.SUCCEEDED else self._ttl_ms
 
     # Gangs and releases
 
@@ -499,6 +557,11 @@ class TaskStore:
 
     def _key(self, key: Key, name: str = "") -> str:
         return key.full(name, self._prefix)
+
+
+def digest(body: Mapping[str, Any]) -> str:
+    """Return what tells a request's body from all others."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _check_server(info: Mapping[str, Any]) -> None:

@@ -4,9 +4,11 @@ import asyncio
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
+import openai
 import pytest
 
 from app.tasks.store import TaskStore
@@ -191,6 +193,23 @@ def test_no_traceback_reaches_a_client(service: Service, http: httpx.Client) -> 
         file.unlink()
     reply = http.get(url)
     assert (reply.status_code, "Traceback" in reply.text) == (410, False)
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+def test_openais_client_makes_and_deletes_a_video(service: Service, http: httpx.Client, tmp_path: Path) -> None:
+    size: Any = "96x64"  # The client's type knows the sizes of OpenAI's models alone.
+    with openai.OpenAI(base_url=f"{str(http.base_url).rstrip('/')}/v1", api_key="none") as client:
+        video = client.videos.create_and_poll(prompt="a red circle", size=size, extra_body={"num_inference_steps": 2})
+        assert (video.status, video.size, video.seconds) == ("completed", "96x64", "1")
+        client.videos.download_content(video.id).write_to_file(tmp_path / "v.mp4")
+        with av.open(str(tmp_path / "v.mp4")) as film:
+            stream = film.streams.video[0]
+            assert (stream.width, stream.height, stream.frames) == (96, 64, 9)
+        for variant in ("thumbnail", "spritesheet"):
+            url = f"/v1/videos/{video.id}/content"
+            assert http.get(url, params={"variant": variant}).status_code == 200
+        assert client.videos.delete(video.id).deleted
+        assert [one.id for one in client.videos.list() if one.id == video.id] == []
 
 
 async def _accept_unchecked(url: str, task_id: str, config: TaskConfig) -> None:

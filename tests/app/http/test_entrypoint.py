@@ -3,81 +3,23 @@
 import base64
 import os
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import redis
 from pydantic import ValidationError
-from ray import serve
 
 from app.config import AppOptions
-from app.http.entrypoint import APIEntrypoint, api
-from app.media.storage import Storage, StorageError, video_path
-from app.model.folder import ModelFolder
+from app.http.entrypoint import api
 from app.tasks.embedded import EmbeddedRedis
 from app.tasks.keys import Key
-from app.tasks.store import Started, TaskError, TaskStore
+from app.tasks.store import TaskError
 from testing.records import gang_state, task_config
+from tests.app.http.replica import PICTURE, Away, Routes, run, succeed
 from tests.app.media.pictures import encoded
-
-PICTURE = base64.b64encode(encoded("PNG", (64, 64))).decode()
-
-
-class Away:
-    """A storage that does not answer."""
-
-    def __getattr__(self, verb: str) -> Any:
-        def refuse(*_: object) -> None:
-            raise StorageError(f"s3://secret does not {verb}")
-
-        return refuse
-
-
-class Routes(APIEntrypoint):
-    """The deployment's class without what it starts."""
-
-    def __del__(self) -> None:  # type: ignore[override]  # Serve awaits the other; nothing runs here.
-        pass
-
-
-@pytest.fixture
-def routes(store: TaskStore, text_or_image_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Routes:
-    # Not by __init__, which needs Serve and starts the dispatcher.
-    routes = Routes.__new__(Routes)
-    routes._store, routes._storage = store, Storage(f"file://{tmp_path}")
-    routes._model = ModelFolder.read(str(text_or_image_model))
-    routes._cluster = "here"
-    routes._max_queued_tasks = 50
-    routes._max_request_cost = AppOptions().max_request_cost
-    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=routes))
-    return routes
-
-
-@pytest.fixture
-async def http(routes: Routes) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://service") as client:
-        yield client
-
-
-async def run(store: TaskStore, task_id: str) -> Started:
-    """Let a leader start the task."""
-    await store.publish_gang(gang_state(f"gang of {task_id}", "here"), serving=True, ttl_seconds=30)
-    assert await store.take("here", "dispatcher") is not None
-    started = await store.start(task_id, "here", "leader", 4)
-    assert isinstance(started, Started)
-    return started
-
-
-async def succeed(routes: Routes, task_id: str, video: bytes = b"0123456789") -> None:
-    """Let the task end with a video, as a gang would."""
-    started = await run(routes._store, task_id)
-    path = video_path(task_id, started.attempt, started.token)
-    routes._storage.write(video, path)
-    assert await routes._store.succeed(started, path)
 
 
 async def test_a_record_that_cannot_be_read_breaks_nothing_else(http: httpx.AsyncClient, routes: Routes) -> None:
@@ -244,6 +186,51 @@ async def test_the_pages_of_the_api_need_no_internet(prefix: str, page: str) -> 
         for url in loaded:
             assert url.startswith(f"{prefix}/"), url
             assert (await http.get(url)).status_code == 200, url
+
+
+async def test_an_idempotency_key_finds_the_task_that_it_made(http: httpx.AsyncClient) -> None:
+    async def post(key: str, **body: object) -> httpx.Response:
+        return await http.post("/generate", json=body, headers={"Idempotency-Key": key})
+
+    first = (await post("k", prompt="a")).json()
+    again = await post("k", prompt="a")
+    assert (again.status_code, again.json()["task_id"]) == (202, first["task_id"])
+    assert (await post("another", prompt="a")).json()["task_id"] != first["task_id"]
+    for body in ({"prompt": "b"}, {"prompt": "a", "task_id": "mine"}):
+        reply = await post("k", **body)
+        assert reply.status_code == 409
+        assert "Idempotency-Key: A task with this key and another body" in reply.json()["error"]["message"]
+    assert len((await http.get("/generate")).json()["tasks"]) == 2
+
+
+async def test_an_idempotency_key_that_is_too_long_is_refused(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/generate", json={}, headers={"Idempotency-Key": "k" * 256})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (422, "idempotency-key")
+
+
+async def test_a_repetition_with_a_picture_leaves_one_file(http: httpx.AsyncClient, tmp_path: Path) -> None:
+    for _ in range(2):
+        headers = {"Idempotency-Key": "k"}
+        assert (await http.post("/generate", json={"image": PICTURE}, headers=headers)).status_code == 202
+    (folder,) = os.listdir(tmp_path)
+    assert len(os.listdir(f"{tmp_path}/{folder}")) == 1
+
+
+async def test_a_retry_of_the_openai_client_finds_the_task(http: httpx.AsyncClient) -> None:
+    async def post(count: int, prompt: str = "a") -> str:
+        reply = await http.post("/generate", json={"prompt": prompt}, headers={"x-stainless-retry-count": str(count)})
+        assert reply.status_code == 202
+        return str(reply.json()["task_id"])
+
+    first = await post(0)
+    assert await post(1) == await post(2) == first
+    assert await post(1, "b") != first, "another body"
+    second = await post(0)
+    assert second != first, "a client may want two"
+    assert await post(1) == second
+    await http.delete(f"/generate/{second}")
+    await http.delete(f"/generate/{second}")
+    assert await post(1) not in (first, second), "the task of the first try is gone"
 
 
 @pytest.fixture

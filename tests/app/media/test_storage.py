@@ -9,7 +9,7 @@ import fsspec
 import pytest
 
 from app.config import ConfigError
-from app.media.storage import Storage, StorageError, _Copies, new_image_path, video_path
+from app.media.storage import LocalFiles, Storage, StorageError, new_image_path, video_path
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_copy_that_breaks_off_is_an_error_and_leaves_nothing(file: Path) -> No
 
 
 def test_copies_are_bounded_and_the_least_used_goes_first(tmp_path: Path) -> None:
-    copies = _Copies(most_bytes=10)
+    copies = LocalFiles(most_bytes=10)
     paths = {name: copies.get(name, lambda path: path.write_bytes(b"1234")) for name in "ab"}
     copies.get("a", Path.touch)
     copies.get("c", lambda path: path.write_bytes(b"1234"))

@@ -31,6 +31,15 @@ def test_the_tiny_model_is_complete_and_says_its_own_defaults(tiny_model: Path) 
     assert model.defaults.width == DEFAULTS["width"]
 
 
+def test_a_model_is_called_by_its_folder_or_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, transformer = {"_class_name": "WanPipeline"}, {"num_attention_heads": 4, "patch_size": [1, 2, 2]}
+    assert write(tmp_path / "Wan2.2", index, transformer, {}).name == "Wan2.2"
+    snapshot = tmp_path / "hub" / "models--Wan-AI--Wan2.2-T2V-A14B-Diffusers" / "snapshots" / "0123abcd"
+    assert write(snapshot, index, transformer, {}).name == "Wan-AI/Wan2.2-T2V-A14B-Diffusers"
+    monkeypatch.chdir(tmp_path / "Wan2.2")
+    assert ModelFolder.read(".").name == "Wan2.2"
+
+
 def test_a_two_expert_folder_is_recognised(two_expert_model: Path) -> None:
     assert ModelFolder.read(str(two_expert_model)).two_experts
 

@@ -16,9 +16,11 @@ from app.tasks.embedded import EmbeddedRedis, free_port
 from app.tasks.keys import Key
 from app.tasks.store import (
     MOST_DEATHS,
+    Alias,
     Started,
     StoreRefusedError,
     StoreUnavailableError,
+    Submission,
     TaskError,
     TaskStatus,
     TaskStore,
@@ -96,6 +98,60 @@ async def test_the_same_body_finds_the_same_task(store: TaskStore) -> None:
 async def test_another_body_under_the_same_name_is_a_conflict(store: TaskStore) -> None:
     await store.submit("a", {"prompt": "x"}, task_config())
     assert (await store.submit("a", {"prompt": "y"}, task_config())).outcome == "conflict"
+
+
+async def test_an_alias_finds_the_task_under_any_other_id(store: TaskStore) -> None:
+    alias = Alias("key", 60, finds=True)
+
+    async def again(task_id: str, prompt: str = "x", *, chosen: bool = False) -> Submission:
+        return await store.submit(task_id, {"prompt": prompt}, task_config(), alias=alias, chosen=chosen)
+
+    assert (await again("a")).outcome == "created"
+    found = await again("b")
+    assert found.outcome == "exists"
+    assert found.task is not None
+    assert found.task.task_id == "a"
+    assert (await again("b", "y")).outcome == "conflict"
+    assert (await again("b", chosen=True)).outcome == "conflict", "a client chose another id"
+    assert (await again("a", chosen=True)).outcome == "exists"
+    await store.cancel("a")
+    await store.forget("a")
+    assert (await again("b")).outcome == "created", "the name is free once its task is gone"
+
+
+async def test_of_many_submissions_of_one_alias_one_makes_a_task(store: TaskStore) -> None:
+    alias = Alias("key", 60, finds=True)
+    names = [f"t{number}" for number in range(20)]
+    calls = (store.submit(name, {}, task_config(), alias=alias, chosen=False) for name in names)
+    found = {one.task.task_id for one in await asyncio.gather(*calls) if one.task}
+    assert len(found) == len((await store.page())[0]) == 1
+
+
+async def test_an_alias_that_does_not_find_goes_to_the_new_task(store: TaskStore) -> None:
+    for task_id in "ab":
+        alias = Alias("key", 60, finds=False)
+        assert (await store.submit(task_id, {}, task_config(), alias=alias, chosen=False)).outcome == "created"
+    found = await store.submit("c", {}, task_config(), alias=Alias("key", 60, finds=True), chosen=False)
+    assert found.task is not None
+    assert found.task.task_id == "b"
+
+
+async def test_an_alias_ends(store: TaskStore) -> None:
+    await store.submit("a", {}, task_config(), alias=Alias("key", 0.05, finds=True), chosen=False)
+
+    async def ended() -> bool:
+        return not await store._redis.exists(Key.ALIAS.full("key"))
+
+    await until_async("the alias ends", ended)
+    again = await store.submit("b", {}, task_config(), alias=Alias("key", 60, finds=True), chosen=False)
+    assert again.outcome == "created"
+
+
+async def test_a_task_knows_its_model_and_the_task_that_it_remixes(store: TaskStore) -> None:
+    new = await store.submit("a", {}, task_config(), model="tiny-wan", remixed_from="b")
+    assert new.task == await store.get("a")
+    assert new.task is not None
+    assert (new.task.model, new.task.remixed_from) == ("tiny-wan", "b")
 
 
 async def test_a_burst_of_submissions_is_accepted_whole(redis_server: EmbeddedRedis, store: TaskStore) -> None:
@@ -438,9 +494,23 @@ async def test_tasks_are_listed_newest_first_in_pages(store: TaskStore) -> None:
     rest, end = await store.page(limit=10, before=cursor)
     assert [task.task_id for task in (*page, *rest)] == list("edcba")
     assert end is None
+    page, cursor = await store.page(limit=2, oldest_first=True)
+    rest, end = await store.page(limit=10, before=cursor, oldest_first=True)
+    assert [task.task_id for task in (*page, *rest)] == list("abcde")
+    assert end is None
     await store.cancel("c")
     listed, _ = await store.page(TaskStatus.CANCELLED)
     assert [task.task_id for task in listed] == ["c"]
+
+
+async def test_a_list_goes_on_after_a_task_that_is_gone(store: TaskStore) -> None:
+    await submit(store, *"abc")
+    place = await store.place("b")
+    await store.cancel("b")
+    await store.forget("b")
+    assert await store.place("b") == place
+    assert [task.task_id for task in (await store.page(before=place))[0]] == ["a"]
+    assert await store.place("d") is None
 
 
 async def test_only_ended_tasks_are_forgotten(redis_server: EmbeddedRedis, store: TaskStore) -> None:
