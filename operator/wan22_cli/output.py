@@ -16,6 +16,8 @@ Json = dict[str, Any]
 
 STYLES = {"queued": "yellow", "running": "cyan", "succeeded": "green", "failed": "bold red", "cancelled": "magenta"}
 NOTE_CHARACTERS = 200
+UNBOUNDED = 100_000
+"""Characters of a line that no terminal bounds."""
 
 
 class Output:
@@ -24,6 +26,9 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self._out = Console()
+        if not self._out.is_terminal:
+            # Programs that read lines get whole ones.
+            self._out.width = UNBOUNDED
         self._err = Console(stderr=True)
 
     def result(self, value: object, *shown: object) -> None:
@@ -72,25 +77,20 @@ class TaskProgress:
     def show(self, task: Json) -> None:
         """Show a task as the service answers it."""
         done, steps = task["progress"]["step"], task["progress"]["steps"]
-        state = state_of(task)
-        if self._bar is None:
-            self._bar = self._progress.add_task("", total=None, steps="")
+        text = f"{task['task_id']}: {state_of(task)}"
         running = task["status"] == "running"
-        self._progress.update(
-            self._bar,
-            description=f"{escape(task['task_id'])}: {state}",
-            # A bar that only moves says that nothing is known of the time.
-            total=steps if running and done else None,
-            completed=done,
-            steps=f"step {done} of {steps}" if running else "",
-        )
-        self._line(f"{task['task_id']}: {state}")
+        # A bar that only moves says that nothing is known of the time.
+        self._update(text, steps if running and done else None, done, f"step {done} of {steps}" if running else "")
 
     def tell(self, text: str) -> None:
         """Show why it does not go on."""
+        self._update(text)
+
+    def _update(self, text: str, total: int | None = None, done: int = 0, steps: str = "") -> None:
+        words = escape(_short(text))
         if self._bar is None:
-            self._bar = self._progress.add_task("", total=None, steps="")
-        self._progress.update(self._bar, description=escape(_short(text)), total=None, steps="")
+            self._bar = self._progress.add_task(words, total=None, steps=steps)
+        self._progress.update(self._bar, description=words, total=total, completed=done, steps=steps)
         self._line(text)
 
     def _line(self, text: str) -> None:
@@ -119,8 +119,8 @@ def task_table(tasks: Sequence[Json]) -> Table:
     """Return tasks as a table."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("task", "status", "step", "age", "video", "prompt"):
-        # A task's name is never cut: it is what the other commands need.
-        table.add_column(name, no_wrap=True, overflow="fold" if name == "task" else "ellipsis")
+        # On a narrow terminal the prompt is cut, and not the name, which the other commands need.
+        table.add_column(name, no_wrap=name != "prompt")
     now = datetime.now(UTC)
     for task in tasks:
         progress = task["progress"]
@@ -130,7 +130,7 @@ def task_table(tasks: Sequence[Json]) -> Table:
             f"{progress['step']}/{progress['steps']}",
             spoken((now - datetime.fromisoformat(task["created_at"])).total_seconds()),
             f"{task['width']}x{task['height']}, {task['num_frames']} frames",
-            Text(" ".join(task["prompt"].split())),
+            Text(" ".join(task["prompt"].split()), no_wrap=True, overflow="ellipsis"),
         )
     return table
 

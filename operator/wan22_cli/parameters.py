@@ -38,7 +38,7 @@ def request_parameters() -> tuple[inspect.Parameter, ...]:
 
 
 def _prompt() -> inspect.Parameter:
-    argument = typer.Argument(help="What the video shows.", show_default=False)
+    argument = typer.Argument(metavar="PROMPT", help="What the video shows.", show_default=False)
     return _parameter("prompt", Annotated[str, argument], inspect.Parameter.empty)
 
 

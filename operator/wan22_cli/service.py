@@ -114,7 +114,8 @@ class Service:
                 response = self._try(verb, path, into, content)
             except (httpx.TransportError, UnreachableError) as error:
                 self._address.renew()
-                problem = Problem(Exit.SILENT, f"{error or type(error).__name__}. {self._remedy}", "no_answer")
+                why = f"{error or type(error).__name__}."
+                problem = Problem(Exit.SILENT, f"{why} {self._remedy}", "no_answer")
             except httpx.InvalidURL as error:
                 raise Problem(Exit.REFUSED, f"this is no URL: {error}. {self._remedy}") from None
             else:
@@ -124,10 +125,11 @@ class Service:
                 problem = self._problem(response)
                 if problem.status != Exit.SILENT:
                     raise problem
+                why = str(problem).removesuffix(self._remedy).rstrip()
                 pause = _retry_after(response) or pause
             if time.monotonic() + pause > deadline:
                 raise problem
-            tell(f"{problem} Trying again.")
+            tell(f"{why} Trying again.")
             time.sleep(pause)
 
     def _try(self, verb: str, path: str, into: Path | None, content: Json) -> httpx.Response:
