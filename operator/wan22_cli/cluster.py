@@ -118,12 +118,15 @@ class Report:
         if not self.phase:
             return "the operator has not reported yet"
         wanted, have, message = (self.value.get(name) for name in ("wanted", "have", "message"))
-        counts = f": {_counts(have)} of {_counts(wanted)}" if have else f": {_counts(wanted)} wanted"
-        return f"{self.phase}{counts}" + (f"; {message}" if message else "")
+        counts = _counts(wanted) if have == wanted else f"has {_counts(have)}, wanted {_counts(wanted)}"
+        return f"{self.phase}: {counts}" + (f"; {message}" if message else "")
 
 
 def _counts(value: Any) -> str:
-    return f"{value['gangs']} x {value['totalWorkers']} ranks" if isinstance(value, dict) else "?"
+    if not isinstance(value, dict):
+        return "unknown counts"
+    gangs, workers = value.get("gangs"), value.get("totalWorkers")
+    return f"{gangs} gang{'' if gangs == 1 else 's'} of {workers} rank{'' if workers == 1 else 's'}"
 
 
 class Release:

@@ -134,7 +134,7 @@ def test_scale_sets_annotations_and_waits(cluster: Cluster, plugin: Plugin) -> N
     operator.start()
     done = plugin("scale", "--workers", 4, "--gangs", 2)
     operator.join()
-    assert (done.status, done.out) == (0, "RayService wan22-rayservice: ready: 2 x 4 ranks of 2 x 4 ranks\n"), done.err
+    assert (done.status, done.out) == (0, "RayService wan22-rayservice: ready: 2 gangs of 4 ranks\n"), done.err
     found = cluster.annotations()
     assert (found["wan22.dev/total-workers"], found["wan22.dev/gangs"]) == ("4", "2")
     assert plugin("scale", "--workers", 4, "--json").json["status"]["phase"] == "ready", "it has them already"
@@ -163,7 +163,7 @@ def test_scale_says_why_it_is_refused(cluster: Cluster, plugin: Plugin, monkeypa
 def test_status_shows_operator_and_gangs(served: Served, cluster: Cluster, plugin: Plugin) -> None:
     done = plugin("status")
     assert done.status == 1
-    assert "ready: 1 x 2 ranks of 1 x 2 ranks" in done.out
+    assert "ready: 1 gang of 2 ranks" in done.out
     assert "timed out waiting" in done.out
     served.do(served.gang())
     cluster.forward_to(served.port)
