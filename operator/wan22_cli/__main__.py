@@ -39,7 +39,7 @@ def connect(
     if not found.startswith(("http://", "https://")):
         message = f"{place}: found {found!r}, allowed is http://HOST:PORT or https://HOST, with a path if it has one."
         raise Problem(Exit.REFUSED, message, "url")
-    return Service(Url(found), f"Is the service there? The URL comes from {place}.", "wan22")
+    return Service(Url(found), f"Is the service there? The URL comes from {place}.", "wan22 {}")
 
 
 def _configured() -> tuple[str, str]:

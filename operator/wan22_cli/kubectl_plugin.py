@@ -79,7 +79,8 @@ def service(
 
 def reached(found: Release) -> Service:
     """Return the service of a release, reached by a port-forward."""
-    return Service(found.forward(), f"`{NAME} doctor -n {found.kubectl.namespace}` finds out why.", NAME)
+    usage = f"{NAME} {{}} -n {found.kubectl.namespace}"
+    return Service(found.forward(), f"`{usage.format('doctor')}` finds out why.", usage)
 
 
 def scale(
@@ -149,7 +150,7 @@ def doctor(arguments: typer.Context) -> None:
     try:
         from wan22_doctor.__main__ import main as examine
     except ModuleNotFoundError as error:
-        print(f"{NAME} doctor: {error}; install it: pip install 'wan22-rayservice[doctor]'", file=sys.stderr)
+        print(f"{NAME} doctor: {error}; install the extra doctor: pip install '.[doctor]'", file=sys.stderr)
         raise typer.Exit(int(Exit.REFUSED)) from None
     raise typer.Exit(examine(arguments.args, f"{NAME} doctor"))
 

@@ -65,11 +65,11 @@ class Service:
     Args:
         address: where it is.
         remedy: what the user can do if it does not answer.
-        program: the name of this program, for commands in messages.
+        usage: a command of this program as it is typed, with ``{}`` for the command's name and arguments.
     """
 
-    def __init__(self, address: Address, remedy: str, program: str) -> None:
-        self.program = program
+    def __init__(self, address: Address, remedy: str, usage: str) -> None:
+        self._usage = usage
         self._address = address
         self._remedy = remedy
         self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=True)
@@ -205,10 +205,8 @@ class Service:
 
     def goes_on(self, task_id: str) -> str:
         """Return what the user can do with a task that is no longer followed."""
-        return (
-            f"It goes on: `{self.program} download --wait {task_id}` waits for its video, "
-            f"`{self.program} cancel {task_id}` stops it."
-        )
+        wait, stop = (self._usage.format(f"{words} {task_id}") for words in ("download --wait", "cancel"))
+        return f"It goes on: `{wait}` waits for its video, `{stop}` stops it."
 
     def download(self, task_id: str, file: Path, **options: Any) -> None:
         """Write a task's video to a file, which exists only once it is whole.

@@ -115,6 +115,12 @@ def test_generate_survives_the_pod_to_which_it_is_connected(
     assert not [pid for pid in cluster.forwards() if psutil.pid_exists(pid)], "none is left behind"
 
 
+def test_a_task_that_goes_on_is_named_with_its_namespace(served: Served, cluster: Cluster, plugin: Plugin) -> None:
+    cluster.forward_to(served.port)
+    done = plugin("generate", "a", "--task-id", "slow", "--timeout", 0)
+    assert (done.status, "`kubectl wan22 cancel slow -n video` stops it" in done.err) == (4, True)
+
+
 def test_without_a_pod_it_says_what_kubectl_said(plugin: Plugin) -> None:
     done = plugin("list")
     assert done.status == 4
