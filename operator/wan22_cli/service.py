@@ -18,6 +18,8 @@ PAUSE_SECONDS = 1.0
 """Time to the next try, unless the answer's Retry-After names another."""
 MOST_PAUSE_SECONDS = 30.0
 TIMEOUT = httpx.Timeout(30, connect=5)
+NEAR = ("all://127.0.0.1", "all://localhost", "all://[::1]")
+"""Addresses to which no proxy of the environment leads: a port-forward, or a service on this machine."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -72,7 +74,7 @@ class Service:
         self._usage = usage
         self._address = address
         self._remedy = remedy
-        self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+        self._http = httpx.Client(timeout=TIMEOUT, follow_redirects=True, mounts=dict.fromkeys(NEAR))
         self._answered = False
 
     def __enter__(self) -> "Service":

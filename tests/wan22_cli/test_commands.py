@@ -216,6 +216,20 @@ def test_a_service_that_is_not_there(wan22: Wan22) -> None:
     assert (done.status, done.json["error"]["code"]) == (4, "no_answer")
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(served: Served, wan22: Wan22) -> None:
+    assert wan22("list", HTTP_PROXY=f"http://127.0.0.1:{free_port()}", NO_PROXY=None, no_proxy=None).status == 0
+
+
+def test_a_picture_that_is_too_large_is_refused_at_once(served: Served, wan22: Wan22, home: Path) -> None:
+    (home / "large.png").write_bytes(bytes(20 * 2**20))
+    done = wan22("generate", "a", "--image", "large.png", "--json")
+    assert (done.status, done.json["error"]["code"]) == (2, "request_entity_too_large"), done.err
+    (home / "no.png").write_text("this is no picture")
+    done = wan22("generate", "a", "--image", "no.png", "--json")
+    assert (done.status, done.json["error"]["fields"][0]["field"]) == (2, "image")
+    assert wan22("generate", "a", "--image", "missing.png").status == 2
+
+
 def test_another_server_is_not_taken_for_the_service(wan22: Wan22) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.serve_forever).start()
