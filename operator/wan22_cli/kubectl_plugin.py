@@ -107,17 +107,25 @@ def scale(
     to.annotate({annotations[name]: value for name, value in counts.items()})
     began = time.monotonic()
     report = to.report()
+    words = report.words()
     with Console(stderr=True).status("") as status:
         while wait and not report.reached(counts):
-            status.update(f"{to.target.title}: {report.words()}")
+            status.update(f"{to.target.title}: {words}")
             waited = time.monotonic() - began
             if report.phase == "refused" and (report != before or waited > LOOK_SECONDS):
                 raise Problem(Exit.NO, f"{to.target.title}: {report.words()}", "refused")
             if waited > timeout:
-                message = f"{to.target.title} after {timeout:g} s (--timeout): {report.words()}. The change goes on."
+                message = f"{to.target.title} after {timeout:g} s (--timeout): {words}. The change goes on."
                 raise Problem(Exit.SILENT, message, "timeout")
             time.sleep(POLL_SECONDS)
-            report = to.report()
+            try:
+                report = to.report()
+                words = report.words()
+            except Problem as problem:
+                if problem.status != Exit.SILENT:
+                    raise
+                # An API server that restarts ends no change.
+                words = str(problem)
     output.result({"object": to.target.resource, "status": report.value}, f"{to.target.title}: {report.words()}")
     return Exit.DONE
 

@@ -156,7 +156,7 @@ def step(number: int) -> Play:
 
 async def succeed(served: Served, started: Started) -> None:
     """Store the video and end the task."""
-    path = video_path(started.task_id, started.attempt)
+    path = video_path(started.task_id, started.attempt, started.token)
     served.routes._storage.write(VIDEO, path)
     assert await served.store.succeed(started, path)
 

@@ -6,6 +6,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -89,11 +90,11 @@ def test_an_answer_that_was_lost_makes_no_second_task(served: Served, wan22: Wan
 def test_a_redis_that_is_away_is_waited_for(served: Served, wan22: Wan22, monkeypatch: pytest.MonkeyPatch) -> None:
     submit, tries = served.store.submit, [1, 2]
 
-    async def away(*arguments: object) -> object:
+    async def away(*arguments: Any, **named: Any) -> object:
         if tries:
             tries.pop()
             raise StoreUnavailableError("away")
-        return await submit(*arguments)  # type: ignore[arg-type]
+        return await submit(*arguments, **named)
 
     monkeypatch.setattr(served.store, "submit", away)
     monkeypatch.setattr("app.http.errors._RETRY_SECONDS", 0)
