@@ -65,12 +65,14 @@ class GenerateRequest(Body):
         None, description="Name of the task. The same name and body return the existing task."
     )
     prompt: Prompt | None = None
-    negative_prompt: Prompt | None = None
+    negative_prompt: Prompt | None = Field(None, description="What the video must not show.")
     width: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
     height: int | None = Field(None, ge=16, le=MAX_SIDE, multiple_of=16, description="Pixels.")
     num_frames: int | None = Field(None, ge=1, le=MAX_FRAMES, description="4k+1, such as 81.")
-    num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS)
-    guidance_scale: float | None = Field(None, ge=0, le=50, allow_inf_nan=False)
+    num_inference_steps: int | None = Field(None, ge=1, le=MAX_STEPS, description="Denoising steps.")
+    guidance_scale: float | None = Field(
+        None, ge=0, le=50, allow_inf_nan=False, description="How closely the video follows the prompt; 1 or less: off."
+    )
     guidance_scale_2: float | None = Field(
         None, ge=0, le=50, allow_inf_nan=False, description="Guidance of the low-noise expert of a two-expert model."
     )
@@ -82,7 +84,7 @@ class GenerateRequest(Body):
         description="Shift of the scheduler's noise levels: a larger one spends more steps on the picture's layout.",
     )
     seed: int | None = Field(None, ge=0, lt=2**63, description="Random if left out; the task shows it.")
-    fps: int | None = Field(None, ge=1, le=120)
+    fps: int | None = Field(None, ge=1, le=120, description="Frames a second.")
     image: ImageBytes | None = Field(
         None,
         description=f"The picture from which the video begins: {images.ALLOWED}; base64 in JSON, a file in "

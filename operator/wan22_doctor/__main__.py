@@ -19,17 +19,9 @@ from wan22_doctor.facts import Facts
 from wan22_doctor.gather import Options, gather
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    return _run(_parser("wan22-doctor").parse_args(arguments))
-
-
-def plugin(arguments: Sequence[str] | None = None) -> int:
-    """Run ``kubectl wan22 doctor``: kubectl calls the program kubectl-wan22 with the arguments after "wan22"."""
-    parser = argparse.ArgumentParser(prog="kubectl wan22", description="Tools for wan22 on a cluster.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", parents=[_parser("")], add_help=False, help="report what is wrong with a RayService")
-    return _run(parser.parse_args(arguments))
+def main(arguments: Sequence[str] | None = None, program: str = "wan22-doctor") -> int:
+    """Run the command line and return its exit status; ``program`` is the name that its usage shows."""
+    return _run(_parser(program).parse_args(arguments))
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from kubernetes.aio.stream import WsApiClient
 from wan22_operator import api_server
 
 from wan22_doctor.facts import Json, name_of
-from wan22_doctor.findings import Cause, NotSeen
+from wan22_doctor.findings import Cause, NotSeen, NotSeenError
 from wan22_doctor.pod_program import Channel, Output, exec_query, request_line
 
 ANSWER_SECONDS = 8.0
@@ -28,14 +28,6 @@ _FORBIDDEN = re.compile(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"
 
 class CannotRunError(RuntimeError):
     """No cluster can be reached; the message tells why and what to do."""
-
-
-class NotSeenError(Exception):
-    """A fact could not be found out; ``seen`` tells why."""
-
-    def __init__(self, seen: NotSeen) -> None:
-        super().__init__(seen.why)
-        self.seen = seen
 
 
 class Cluster:

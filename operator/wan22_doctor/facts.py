@@ -10,7 +10,7 @@ from wan22_operator.snapshots import Snapshot, read
 
 from app.config import AppArgs
 from serve_config.document import compose, plain
-from wan22_doctor.findings import NotSeen, Seen
+from wan22_doctor.findings import Cause, NotSeen, NotSeenError, Seen
 
 Json = dict[str, Any]
 LONG = 300
@@ -121,6 +121,38 @@ class Facts:
     """The answers of ``programs/worker.py``, by pod."""
     request: Seen[Json]
     """The answer of ``programs/request.py``."""
+
+
+def choose(bodies: list[Json], name: str, namespace: str) -> Json:
+    """Return the object to examine: the named one, else the only managed one, else the only one.
+
+    Raises:
+        NotSeenError: no object fits, or more than one does.
+    """
+    own = [body for body in bodies if not read(body["kind"], body).owner]
+    listed = ", ".join(f"{body['kind']} {name_of(body)}" for body in own)
+    if name:
+        # The name of a RayCluster that a RayService made stands for the RayService.
+        named = [body for body in bodies if name_of(body) == name]
+        owner = read(named[0]["kind"], named[0]).owner if named else ""
+        found = [body for body in own if name_of(body) == (owner or name)]
+        if not found:
+            why = (
+                f"namespace {namespace} has no RayService and no RayCluster {name}; there is {listed or 'none at all'}"
+            )
+            raise NotSeenError(NotSeen(why, f"kubectl -n {namespace} get rayservice,raycluster", Cause.FAULT))
+        return found[0]
+    managed = [body for body in own if read(body["kind"], body).managed]
+    found = managed if len(managed) == 1 else own
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        why = f"namespace {namespace} has no RayService and no RayCluster"
+        remedy = "install the chart in it, or find its namespace: kubectl get rayservice,raycluster -A"
+        raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
+    raise NotSeenError(
+        NotSeen(f"namespace {namespace} has {listed}", "give the name of one of them as an argument", Cause.BLIND)
+    )
 
 
 def app_args(text: Seen[str]) -> AppArgs:

@@ -81,4 +81,12 @@ class NotSeen:
         return NotSeen(self.why, "", self.cause if self.cause != Cause.FAULT else Cause.FOLLOWS)
 
 
+class NotSeenError(Exception):
+    """A fact could not be found out; ``seen`` tells why."""
+
+    def __init__(self, seen: NotSeen) -> None:
+        super().__init__(seen.why)
+        self.seen = seen
+
+
 Seen: TypeAlias = T | NotSeen

@@ -12,9 +12,9 @@ from wan22_operator.snapshots import read
 from serve_config import check_serve_config
 from wan22_doctor import facts
 from wan22_doctor.checks.operator import DRY_RUNS
-from wan22_doctor.cluster import Cluster, NotSeenError
+from wan22_doctor.cluster import Cluster
 from wan22_doctor.facts import Facts, Json, KubeRay, Operator, Target, Webhook
-from wan22_doctor.findings import Cause, NotSeen, Seen
+from wan22_doctor.findings import Cause, NotSeen, NotSeenError, Seen
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ class _Gathering:
         # The API server leaves the kind out of a list's items.
         bodies = [body | {"kind": names.RAY_SERVICE} for body in services]
         bodies += [body | {"kind": names.RAY_CLUSTER} for body in clusters]
-        body = choose(bodies, self._options.name, self._cluster.namespace)
+        body = facts.choose(bodies, self._options.name, self._cluster.namespace)
         if body["kind"] == names.RAY_CLUSTER:
             return Target(body, (body,))
         own = facts.name_of(body)
@@ -320,38 +320,6 @@ class _Gathering:
 
     def _url(self, target: Target) -> str:
         return f"http://{target.api_service}.{self._cluster.namespace}:{names.SERVE_PORT}"
-
-
-def choose(bodies: list[Json], name: str, namespace: str) -> Json:
-    """Return the object to examine: the named one, else the only managed one, else the only one.
-
-    Raises:
-        NotSeenError: no object fits, or more than one does.
-    """
-    own = [body for body in bodies if not read(body["kind"], body).owner]
-    listed = ", ".join(f"{body['kind']} {facts.name_of(body)}" for body in own)
-    if name:
-        # The name of a RayCluster that a RayService made stands for the RayService.
-        named = [body for body in bodies if facts.name_of(body) == name]
-        owner = read(named[0]["kind"], named[0]).owner if named else ""
-        found = [body for body in own if facts.name_of(body) == (owner or name)]
-        if not found:
-            why = (
-                f"namespace {namespace} has no RayService and no RayCluster {name}; there is {listed or 'none at all'}"
-            )
-            raise NotSeenError(NotSeen(why, f"kubectl -n {namespace} get rayservice,raycluster", Cause.FAULT))
-        return found[0]
-    managed = [body for body in own if read(body["kind"], body).managed]
-    found = managed if len(managed) == 1 else own
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        why = f"namespace {namespace} has no RayService and no RayCluster"
-        remedy = "install the chart in it, or find its namespace: kubectl get rayservice,raycluster -A"
-        raise NotSeenError(NotSeen(why, remedy, Cause.FAULT))
-    raise NotSeenError(
-        NotSeen(f"namespace {namespace} has {listed}", "give the name of one of them as an argument", Cause.BLIND)
-    )
 
 
 def follows(deployment: Json, namespace: str, named: str = "") -> bool:

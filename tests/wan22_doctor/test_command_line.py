@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wan22_doctor.__main__ import main, plugin
+from wan22_doctor.__main__ import main
 
 from testing.ports import free_port
 
@@ -36,11 +36,5 @@ def test_an_unknown_context_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_an_api_server_that_does_not_answer_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = f"https://127.0.0.1:{free_port()}"
-    assert plugin(["doctor", "--kubeconfig", kubeconfig(tmp_path, server), "-n", "videos"]) == 2
+    assert main(["--kubeconfig", kubeconfig(tmp_path, server), "-n", "videos"]) == 2
     assert f"the API server {server} does not answer" in capsys.readouterr().err
-
-
-def test_kubectls_plugin_names_its_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        plugin(["doctor", "--help"])
-    assert "usage: kubectl wan22 doctor" in capsys.readouterr().out

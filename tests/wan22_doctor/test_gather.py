@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from wan22_doctor.cluster import NotSeenError
-from wan22_doctor.findings import Cause
-from wan22_doctor.gather import choose, follows
+from wan22_doctor.facts import choose
+from wan22_doctor.findings import Cause, NotSeenError
+from wan22_doctor.gather import follows
 
 Json = dict[str, Any]
 
