@@ -156,7 +156,9 @@ def test_readiness_shows_each_gang(http: httpx.Client) -> None:
 
 def test_the_api_documents_itself(http: httpx.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/generate", "/generate/{task_id}", "/generate/{task_id}/video", "/healthz", "/readyz"}
+    videos = {f"/v1/videos{rest}" for rest in ("", "/{video_id}", "/{video_id}/content", "/{video_id}/remix")}
+    others = {"/v1/models", "/v1/models/{model}", "/healthz", "/readyz"}
+    assert set(paths) == {"/generate", "/generate/{task_id}", "/generate/{task_id}/video"} | videos | others
     assert http.get("/docs").status_code == 200
 
 
