@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from app.model.pipeline import CancelledError, Pipeline
+from app.model.denoise import CancelledError
+from app.model.pipeline import Pipeline
 from app.plan import Plan
 from testing.ports import free_port
 

@@ -1,4 +1,8 @@
-"""Makes videos with a model folder, in one process or on several ranks."""
+"""Makes videos with a model folder, in one process or on several ranks.
+
+diffusers' own pipelines and its step cache make them, since these make batches. The service's loop gives the same
+frames (tests/app/model/test_denoise.py).
+"""
 
 import json
 import os
@@ -12,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, TaylorSeerCacheConfig
 from torch.multiprocessing.spawn import spawn
 
 from app.config import ModelOptions
@@ -66,7 +70,24 @@ def load(request: Request) -> Any:
     # The kernels that auto may choose on a GPU do not support float32.
     options = request.options.model_copy(update={"attention_backend": "native"})
     acceleration.apply(options, _transformers(pipeline), torch.device(request.device), compiled=False)
+    use_step_cache(options, _transformers(pipeline))
     return pipeline
+
+
+def use_step_cache(options: ModelOptions, transformers: list[Any]) -> None:
+    """Enable the cache of ``app.model.denoise.StepCache`` in diffusers' implementation, if ``options`` ask for it."""
+    if options.step_cache == "off":
+        return
+    for transformer in transformers:
+        transformer.enable_cache(
+            TaylorSeerCacheConfig(
+                cache_interval=options.step_cache_interval,
+                disable_cache_before_step=options.step_cache_warm_up,
+                max_order=1,
+                taylor_factors_dtype=transformer.dtype,
+                use_lite_mode=True,
+            )
+        )
 
 
 def _transformers(pipeline: Any) -> list[Any]:
@@ -86,7 +107,6 @@ def make(request: Request, pipeline: Any) -> tuple[list[Frames], float]:
     started = time.monotonic()
     for start in range(0, len(request.prompts), request.batch):
         prompts = request.prompts[start : start + request.batch]
-        acceleration.begin_request(_transformers(pipeline))
         frames = pipeline(
             prompt=prompts,
             width=default["width"],

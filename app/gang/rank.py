@@ -228,7 +228,8 @@ class Rank:
             PeerLostError: the ranks cannot reach each other any more.
             RankLostError: this rank is not fit for any task.
         """
-        from app.model.pipeline import CancelledError, NotFiniteError
+        from app.model.denoise import CancelledError
+        from app.model.pipeline import NotFiniteError
 
         if self._pipeline is None:
             raise RuntimeError("the rank has no model: load comes before generate")

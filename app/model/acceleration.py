@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 import torch
-from diffusers import TaylorSeerCacheConfig
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 from torch import nn
 from torch.nn.attention import activate_flash_attention_impl, restore_flash_attention_impl
@@ -63,19 +62,6 @@ def apply(options: ModelOptions, transformers: list[Any], device: torch.device, 
         _check_fp8(device)
         for transformer in transformers:
             use_fp8_linear(transformer)
-    if options.step_cache == "taylorseer":
-        for transformer in transformers:
-            # TaylorSeer (arXiv:2503.06923) at a fixed interval, in diffusers' implementation. The step number alone
-            # decides whether a step is computed, so all ranks agree without communication.
-            transformer.enable_cache(
-                TaylorSeerCacheConfig(
-                    cache_interval=options.step_cache_interval,
-                    disable_cache_before_step=options.step_cache_warm_up,
-                    max_order=1,
-                    taylor_factors_dtype=transformer.dtype,
-                    use_lite_mode=True,
-                )
-            )
     if compiled:
         _check_compiler()
         torch._dynamo.config.recompile_limit = _MOST_COMPILED
@@ -92,13 +78,6 @@ def _check_compiler() -> None:
             "compile_blocks: torch.compile needs a C++ compiler, and none is on PATH; install g++ and Python's headers "
             "(this project's image contains both), or set compile_blocks to never"
         )
-
-
-def begin_request(transformers: list[Any]) -> None:
-    """Clear the step cache: the request before may have been cancelled halfway and left its states in it."""
-    for transformer in transformers:
-        if transformer.is_cache_enabled:
-            transformer._reset_stateful_cache()
 
 
 def _set_attention(name: str, transformers: list[Any], device: torch.device) -> str:

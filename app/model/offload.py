@@ -106,8 +106,8 @@ class _DeviceSlot:
 class _ExecutionDeviceHook(ModelHook):  # type: ignore[misc]
     """Tells the pipeline where its module computes.
 
-    diffusers reads ``execution_device`` from the modules' hooks to decide where to create input tensors
-    (``DiffusionPipeline._execution_device``); every module of the pipeline must have such a hook.
+    diffusers reads ``execution_device`` from the modules' hooks to decide where to put input tensors
+    (``get_module_execution_device``).
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from app.model.decoding import decoded
+from app.model.denoise import branches
 from app.model.folder import ModelFolder
 from app.model.meta import meta_module
 from app.model.transformer_parallel import Parallelism
@@ -87,13 +88,9 @@ def denoise_peak(model: ModelFolder, ranks: int, width: int, height: int, num_fr
     text = torch.empty(1, _TEXT_TOKENS, config.text_dim, dtype=dtype, device="meta")
     timestep = torch.empty((1, tokens) if model.image == "optional" else (1,), device="meta")
     with _world(ranks), _quiet(), LivePeak() as watch:
-        Parallelism(torch.device("cpu")).apply(request_plan(ranks, model.heads, tokens, guided), [transformer])
-        results = []
-        for branch in ("cond", "uncond") if guided else ("cond",):
-            with transformer.cache_context(branch):
-                results += transformer(
-                    hidden_states=latents, timestep=timestep, encoder_hidden_states=text, return_dict=False
-                )
+        parallelism = Parallelism(torch.device("cpu"))
+        parallelism.apply(request_plan(ranks, model.heads, tokens, guided), [transformer])
+        branches(transformer, latents, timestep, (text, text) if guided else (text,), parallelism.cfg_group)
     return int(watch.peak)
 
 

@@ -17,6 +17,7 @@ from app.config import ConfigError, ModelOptions
 from app.media.images import fitted, grey
 from app.model import acceleration, offload
 from app.model.decoding import pieces
+from app.model.denoise import Denoising, State, StepCache, experts, prepare
 from app.model.folder import ModelFolder, resolve, unreadable
 from app.model.meta import rank_dtypes
 from app.model.transformer_parallel import Parallelism
@@ -27,10 +28,6 @@ from app.tasks.task_config import TaskConfig
 from app.text import first_line
 
 _log = logging.getLogger(__name__)
-
-
-class CancelledError(Exception):
-    """All ranks agreed to stop the request after a denoising step."""
 
 
 class NotFiniteError(Exception):
@@ -63,6 +60,7 @@ class Pipeline:
         self.model = ModelFolder.read(model_path)
         self._device = device
         self._parallelism: Parallelism | None = None
+        self._denoising: Denoising | None = None
         if device.type == "cuda":
             torch.cuda.set_device(device)
         self._options = options = options or ModelOptions()
@@ -70,12 +68,14 @@ class Pipeline:
         self._pipeline = _load(
             self.model, resolve(model_path), torch.device("cpu") if offloaded else device, device.type
         )
-        self._loaded_scheduler = self._pipeline.scheduler
         self._transformers = [
             part for part in (self._pipeline.transformer, getattr(self._pipeline, "transformer_2", None)) if part
         ]
         self._compiled = acceleration.compiles(options, device)
         self.attention = acceleration.apply(options, self._transformers, device, compiled=self._compiled)
+        self._cache: StepCache | None = None
+        if options.step_cache == "taylorseer":
+            self._cache = StepCache(options.step_cache_interval, options.step_cache_warm_up)
         if offloaded:
             offload.offload(self._pipeline, self._transformers, device)
         check_shardable(self._pipeline.vae.decoder)
@@ -138,7 +138,11 @@ class Pipeline:
         return None if found is None else np.concatenate(list(found))
 
     def stream(
-        self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None = None
+        self,
+        config: TaskConfig,
+        on_step: Callable[[int], bool],
+        image: bytes | None = None,
+        resume: State | None = None,
     ) -> Iterator[NDArray[np.uint8]] | None:
         """Run one request; every rank of the group must call this with the same ``config``.
 
@@ -147,8 +151,10 @@ class Pipeline:
         Args:
             config: a completed request.
             on_step: called after each denoising step with the number of finished steps; all ranks stop if it returns
-                False on rank 0.
+                False on rank 0. It may call ``state``.
             image: the encoded picture from which the video begins, if the model takes one; the same on every rank.
+            resume: go on from this state of the same request, taken on any rank of any gang, instead of from noise; the
+                same on every rank.
 
         Returns:
             on rank 0, an iterator that decodes the frames in pieces of (frames, height, width, 3), uint8, RGB; None on
@@ -159,7 +165,7 @@ class Pipeline:
             CancelledError: ``on_step`` returned False on rank 0; raised by every rank after the same step.
             NotFiniteError: the latents cannot be decoded.
         """
-        latents = self._denoise(config, on_step, image)
+        latents = self._denoise(config, on_step, image, resume)
         if not _agreed(bool(torch.isfinite(latents).all())):
             raise NotFiniteError
         rank = dist.get_rank()
@@ -174,6 +180,15 @@ class Pipeline:
             # gang must be rebuilt.
             raise dist.DistError(f"rank {rank} failed to decode: {type(error).__name__}: {error}") from error
         return None
+
+    def state(self) -> State:
+        """Return what ``stream`` needs to go on after the last finished step of the request that is being denoised.
+
+        It is the same on every rank. It copies no tensor and may be called in each step.
+        """
+        if self._denoising is None:
+            raise RuntimeError("no request is being denoised: state is for the callback on_step")
+        return self._denoising.state()
 
     def _decoders(self) -> int:
         """Return the number of ranks that share the decoding of a video."""
@@ -195,39 +210,36 @@ class Pipeline:
         self.generate(config, lambda _: True, image)
 
     @torch.inference_mode()
-    def _denoise(self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None) -> torch.Tensor:
+    def _denoise(
+        self, config: TaskConfig, on_step: Callable[[int], bool], image: bytes | None, resume: State | None
+    ) -> torch.Tensor:
         if self._parallelism is None:
             raise RuntimeError("the rank has no process group: join comes before generate")
         self._parallelism.apply(self.plan(config), self._transformers)
-        acceleration.begin_request(self._transformers)
-
-        def step_end(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-            if not _agreed(on_step(step + 1)):
-                raise CancelledError
-            return tensors
-
-        fields = {"prompt", "negative_prompt", "width", "height", "num_frames", "num_inference_steps", "guidance_scale"}
-        arguments = config.model_dump(include=fields)
-        if self.model.two_experts:
-            arguments["guidance_scale_2"] = config.guidance_scale_2
-        if image is not None:
-            arguments["image"] = fitted(image, config.width, config.height)
         pipeline = self._pipeline_for(image is not None)
-        pipeline.scheduler = self._scheduler(config)
-        result = pipeline(
-            **arguments,
-            # A generator on the CPU gives the same noise on every rank and on every kind of device.
-            generator=torch.Generator("cpu").manual_seed(config.seed),
-            callback_on_step_end=step_end,
-            output_type="latent",
+        picture = None if image is None else fitted(image, config.width, config.height)
+        # A generator on the CPU gives the same noise on every rank and on every kind of device.
+        generator = torch.Generator("cpu").manual_seed(config.seed)
+        inputs = prepare(pipeline, config, self._device, generator, picture)
+        scheduler = self._scheduler(config)
+        self._denoising = Denoising(
+            inputs, scheduler, experts(pipeline, config, scheduler), generator, self._cache, self._parallelism.cfg_group
         )
-        latents: torch.Tensor = result.frames
-        return latents
+        if resume is not None:
+            self._denoising.resume(resume)
+        try:
+            return self._denoising.run(lambda step: _agreed(on_step(step)))
+        finally:
+            # Decoding needs the memory of what the steps kept.
+            self._denoising = None
 
     def _scheduler(self, config: TaskConfig) -> Any:
         """Return a scheduler for one request, made from the loaded one, which keeps the folder's settings."""
+        loaded = self._pipeline.scheduler
         changes = {} if config.flow_shift is None else {"flow_shift": config.flow_shift}
-        return type(self._loaded_scheduler).from_config(self._loaded_scheduler.config, **changes)
+        scheduler = type(loaded).from_config(loaded.config, **changes)
+        scheduler.set_timesteps(config.num_inference_steps, device=self._device)
+        return scheduler
 
     def _pipeline_for(self, image: bool) -> Any:
         """Return a pipeline that begins from an image or from text alone.
@@ -241,9 +253,7 @@ class Pipeline:
             return self._pipeline
         taken = inspect.signature(kind).parameters
         modules = {name: module for name, module in self._pipeline.components.items() if name in taken}
-        other = kind(**modules, expand_timesteps=True)
-        other.set_progress_bar_config(disable=True)
-        return other
+        return kind(**modules, expand_timesteps=True)
 
 
 def _agreed(decision: bool) -> bool:
@@ -283,5 +293,4 @@ def _load(model: ModelFolder, folder: Path, device: torch.device, computes_on: s
         ) from error
     # Broken weights of the other components show in the latents; those of the decoder show in no number.
     check_finite("vae", folder, pipeline.vae)
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from app.config import ModelOptions
-from app.model.pipeline import CancelledError, Pipeline
+from app.model.denoise import CancelledError
+from app.model.pipeline import Pipeline
 from testing.ports import free_port
 
 GUIDED, UNGUIDED = {"guidance_scale": 4.0}, {"guidance_scale": 1.0}

@@ -33,7 +33,6 @@ def lossless() -> Frames:
 def test_what_costs_quality_is_off_by_default_and_a_cpu_compiles_nothing(tiny_model: Path) -> None:
     assert AppArgs().model_options() == ModelOptions()
     (transformer,) = Pipeline(str(tiny_model), torch.device("cpu"))._transformers
-    assert not transformer.is_cache_enabled
     assert not any(isinstance(module, acceleration.Fp8Linear) for module in transformer.modules())
     assert not any("forward" in vars(block) for block in transformer.blocks)
 

@@ -26,26 +26,18 @@ NAMES = [
     ("acceleration", "diffusers.models.attention_dispatch", "dispatch_attention_fn"),
     ("acceleration", "diffusers.models.attention_dispatch", "AttentionBackendName._NATIVE_CUDNN"),
     ("acceleration", "diffusers.models.attention_dispatch", "AttentionBackendName._NATIVE_FLASH"),
-    ("acceleration", "diffusers", "WanTransformer3DModel._reset_stateful_cache"),
     ("acceleration", "torch", "_scaled_mm"),
     ("decoding", "diffusers.models.autoencoders.autoencoder_kl_wan", "unpatchify"),
     ("decoding", "diffusers", "AutoencoderKLWan.clear_cache"),
     ("meta", "diffusers", "WanTransformer3DModel._keep_in_fp32_modules"),
     ("offload", "accelerate.hooks", "ModelHook.pre_forward"),
     ("offload", "accelerate.hooks", "add_hook_to_module"),
-    ("offload", "diffusers", "DiffusionPipeline._execution_device"),
+    ("offload", "diffusers.utils.torch_utils", "get_module_execution_device"),
     ("peak_memory", "torch.testing._internal.distributed.fake_pg", "FakeStore"),
     ("peak_memory", "torch.utils._python_dispatch", "TorchDispatchMode"),
     ("peak_memory", "torch.utils._pytree", "tree_leaves"),
     ("peak_memory", "torch", "UntypedStorage._cdata"),
-    ("transformer_parallel", "diffusers.hooks", "HookRegistry.check_if_exists_or_initialize"),
-    ("transformer_parallel", "diffusers.hooks", "HookRegistry.invalidate_child_registries_cache"),
-    ("transformer_parallel", "diffusers.hooks", "HookRegistry.register_hook"),
-    ("transformer_parallel", "diffusers.hooks", "HookRegistry.remove_hook"),
-    ("transformer_parallel", "diffusers.hooks", "ModelHook._is_stateful"),
     ("transformer_parallel", "diffusers.hooks.context_parallel", "remove_context_parallel"),
-    ("transformer_parallel", "diffusers.hooks.hooks", "BaseState.reset"),
-    ("transformer_parallel", "diffusers.hooks.hooks", "StateManager.context"),
     ("transformer_parallel", "diffusers", "WanTransformer3DModel._cp_plan"),
     ("transformer_parallel", "diffusers", "WanTransformer3DModel._parallel_config"),
     ("transformer_parallel", "diffusers.models.transformers.transformer_wan", "WanAttnProcessor._parallel_config"),
@@ -61,8 +53,6 @@ ATTRIBUTES = [
     ("decoding", "vae", "_conv_idx"),
     ("decoding", "vae", "_feat_map"),
     ("decoding", "vae", "post_quant_conv"),
-    ("transformer_parallel", "hook", "fn_ref"),
-    ("transformer_parallel", "hook reference", "original_forward"),
     ("vae_parallel", "causal convolution", "_padding"),
     ("vae_parallel", "VAE's attention block", "norm"),
     ("vae_parallel", "VAE's attention block", "proj"),
@@ -103,14 +93,11 @@ def test_a_private_name_exists(user: str, module: str, path: str) -> None:
 
 @pytest.fixture(scope="module")
 def instances() -> dict[str, Any]:
-    hooks = importlib.import_module("diffusers.hooks.hooks")
     with torch.device("meta"):
         vae = AutoencoderKLWan(**VAE_2_1)
     vae.clear_cache()
     return {
         "vae": vae,
-        "hook": hooks.ModelHook(),
-        "hook reference": hooks.HookFunctionReference(),
         "causal convolution": vae.decoder.conv_in,
         "VAE's attention block": vae.decoder.mid_block.attentions[0],
     }
@@ -133,13 +120,6 @@ def test_a_causal_convolution_pads_before_the_method_that_is_replaced() -> None:
         convolution(torch.zeros(1, 1, 1, 4, 6))
     assert replaced.called, "app/model/vae_parallel.py: WanCausalConv3d.forward no longer calls _conv_forward"
     assert replaced.call_args.args[0].shape == (1, 1, 3, 6, 8), "app/model/vae_parallel.py: it pads in another place"
-
-
-def test_a_pipeline_calls_its_transformer_as_cfg_parallelism_needs() -> None:
-    for name in ("WanPipeline", "WanImageToVideoPipeline"):
-        text = inspect.getsource(find("transformer_parallel", "diffusers", f"{name}.__call__"))
-        first, second = (text.find(f'cache_context("{branch}"') for branch in ("cond", "uncond"))
-        assert 0 < first < second, f"app/model/transformer_parallel.py: {name} no longer calls cond before uncond"
 
 
 def test_only_diffusers_versions_with_these_names_are_installed() -> None:
