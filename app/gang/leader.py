@@ -18,6 +18,7 @@ from app.gang.gang import Gang, GangBrokenError, RankSettings, Timeouts
 from app.gang.placement import HeadSilentError, leaders_slot
 from app.gang.rank import StorageAwayError, TaskFailedError
 from app.gang.supervisor import GangSupervisor
+from app.log import show_log
 from app.media.storage import Storage, StorageError, video_path
 from app.model.folder import ModelFolder
 from app.tasks.dispatcher import NOT_READY
@@ -48,6 +49,7 @@ class VideoGenerator:
     """
 
     def __init__(self, args: AppArgs) -> None:
+        show_log()
         environment = Environment.read(os.environ)
         if args.device is None:
             raise ConfigError("device: it must be filled in before VideoGenerator is built")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import ray
 
 from app.config import ConfigError, Device, ModelOptions
+from app.log import show_log
 from app.tasks.task_config import TaskConfig
 from app.text import first_line
 
@@ -114,6 +115,7 @@ class Rank:
     """
 
     def __init__(self, model_path: str, storage_uri: str, device: Device, options: ModelOptions | None = None) -> None:
+        show_log()
         self._model_path = model_path
         self._storage_uri = storage_uri
         self._device = device

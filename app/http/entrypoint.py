@@ -23,6 +23,7 @@ from app.http.middleware import root_path
 from app.http.repetition import Repetition, RepetitionOfHeaders
 from app.http.request_body import BODY_DOCUMENTATION, read_request
 from app.http.views import Readiness, TaskPage, TaskView, task_url, view
+from app.log import show_log
 from app.media import images
 from app.media.storage import Storage, StorageError, new_image_path
 from app.model.folder import ModelFolder
@@ -98,6 +99,7 @@ class APIEntrypoint:
     async def __init__(  # type: ignore[misc]  # Serve awaits it, so that background tasks have a running loop.
         self, generator_handle: DeploymentHandle, args: AppArgs
     ) -> None:
+        show_log()
         environment = Environment.read(os.environ)
         self.generator_handle = generator_handle
         self._model = await asyncio.to_thread(lambda: ModelFolder.read(runtime.model_path(environment)))

@@ -6,35 +6,26 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 import redis
 import uvicorn
-from ray import serve
 from starlette.types import Receive, Scope, Send
 
 from app import runtime
-from app.config import AppOptions
-from app.http.entrypoint import APIEntrypoint, api
+from app.http.entrypoint import api
 from app.media.storage import Storage, video_path
 from app.model.folder import ModelFolder
 from app.tasks.store import Started, TaskError, TaskStore
 from testing.ports import free_port
 from testing.records import gang_state
+from testing.replica import Routes
 from testing.waiting import until_async
 
 T = TypeVar("T")
 Play = Callable[["Served", Started], Awaitable[None]]
 VIDEO = b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 300
-
-
-class Routes(APIEntrypoint):
-    """The deployment's class without what it starts."""
-
-    def __del__(self) -> None:  # type: ignore[override]  # Serve awaits the other; nothing runs here.
-        pass
 
 
 class Served:
@@ -53,15 +44,9 @@ class Served:
         self._server: uvicorn.Server | None = None
         self._plays: list[Future[None]] = []
         self.store = self.do(self._connect(redis_url))
-        # Not by __init__, which needs Serve and starts the dispatcher.
-        self.routes = routes = Routes.__new__(Routes)
-        routes._store, routes._storage = self.store, Storage(f"file://{folder}")
-        tiny = ModelFolder.read(str(runtime.local_model()))
-        routes._model = replace(tiny, image="optional")
-        routes._cluster = "here"
-        routes._max_queued_tasks = 50
-        routes._max_request_cost = AppOptions().max_request_cost
-        monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(servable_object=routes))
+        model = replace(ModelFolder.read(str(runtime.local_model())), image="optional")
+        self.routes = Routes.over(self.store, Storage(f"file://{folder}"), model)
+        self.routes.serve(monkeypatch)
 
     @staticmethod
     async def _connect(url: str) -> TaskStore:

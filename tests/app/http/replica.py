@@ -1,12 +1,12 @@
-"""A replica of APIEntrypoint without Serve, and what gangs do to its tasks."""
+"""What storages and gangs do to a replica's tasks."""
 
 import base64
 from typing import Any
 
-from app.http.entrypoint import APIEntrypoint
 from app.media.storage import StorageError, video_path
 from app.tasks.store import Started, TaskStore
 from testing.records import gang_state
+from testing.replica import Routes
 from tests.app.media.pictures import encoded
 
 PICTURE = base64.b64encode(encoded("PNG", (64, 64))).decode()
@@ -20,13 +20,6 @@ class Away:
             raise StorageError(f"s3://secret does not {verb}")
 
         return refuse
-
-
-class Routes(APIEntrypoint):
-    """The deployment's class without what it starts."""
-
-    def __del__(self) -> None:  # type: ignore[override]  # Serve awaits the other; nothing runs here.
-        pass
 
 
 async def run(store: TaskStore, task_id: str) -> Started:

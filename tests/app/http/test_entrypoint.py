@@ -18,7 +18,8 @@ from app.tasks.embedded import EmbeddedRedis
 from app.tasks.keys import Key
 from app.tasks.store import TaskError
 from testing.records import gang_state, task_config
-from tests.app.http.replica import PICTURE, Away, Routes, run, succeed
+from testing.replica import Routes
+from tests.app.http.replica import PICTURE, Away, run, succeed
 from tests.app.media.pictures import encoded
 
 

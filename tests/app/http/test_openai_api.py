@@ -17,8 +17,9 @@ from app.http import content
 from app.http.entrypoint import api
 from app.media.mp4 import write_mp4
 from app.tasks.store import TaskError
+from testing.replica import Routes
 from testing.waiting import until_async
-from tests.app.http.replica import PICTURE, Away, Routes, run, succeed
+from tests.app.http.replica import PICTURE, Away, run, succeed
 from tests.app.media.pictures import encoded
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)

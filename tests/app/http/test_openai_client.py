@@ -19,8 +19,9 @@ from PIL import Image
 from app.http.entrypoint import api
 from app.media.mp4 import write_mp4
 from app.tasks.store import TaskError, TaskStatus
+from testing.replica import Routes
 from testing.waiting import until_async
-from tests.app.http.replica import PICTURE, Routes, run, succeed
+from tests.app.http.replica import PICTURE, run, succeed
 
 # Its authors have marked every method of the Videos API as deprecated, since their own service has ended.
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
