@@ -142,7 +142,12 @@ def test_ctrl_c_leaves_the_task(served: Served, home: Path) -> None:
     command = [sys.executable, "-m", "wan22_cli", "generate", "a", "--task-id", "left", "--url", served.url]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={"PYTHONPATH": f"{root / 'operator'}:{root}", "PATH": ""}
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": f"{root / 'operator'}:{root}", "PATH": ""},
+        # A shell that runs the tests in the background has them ignore Ctrl-C, and so would this process.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until("the task is queued", lambda: served.do(served.store.get("left")))
     process.send_signal(signal.SIGINT)
