@@ -46,6 +46,9 @@ WAN_NEGATIVE_PROMPT = (
 """``sample_neg_prompt`` of the Wan2.2 repository (wan/configs/shared_config.py). It lists faults of pictures, in
 Chinese: overexposed, static, blurred, subtitles, low quality, and deformed hands and faces."""
 
+_PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+"""The diffusers classes whose steps ``denoise`` runs."""
+
 # The settings of each model in the Wan2.2 repository (wan/configs/wan_*.py), number of frames and steps included.
 # flow_shift is its sample_shift; the schedulers of the diffusers folders have smaller ones.
 A14B_DEFAULTS: dict[str, Any] = {
@@ -165,10 +168,10 @@ class ModelFolder:
         """
         index = configs("model_index.json")
         name = str(index.get("_class_name"))
-        if not name.startswith("Wan"):
+        if name not in _PIPELINES:
             raise ConfigError(
-                f"MODEL_PATH: {folder}/model_index.json is a {name}; expected a diffusers Wan pipeline such as "
-                "WanPipeline or WanImageToVideoPipeline"
+                f"MODEL_PATH: {folder}/model_index.json is a {name}; this service runs {' and '.join(_PIPELINES)} of "
+                "diffusers, such as Wan-AI/Wan2.2-T2V-A14B-Diffusers"
             )
         transformer = configs("transformer/config.json")
         vae = configs("vae/config.json")

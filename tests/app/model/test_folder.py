@@ -110,9 +110,10 @@ def test_a_folder_that_may_not_be_read_is_named_with_the_remedy(closed_folder: P
         ModelFolder.read(str(closed_folder))
 
 
-def test_another_pipeline_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a FluxPipeline; expected a diffusers Wan pipeline"):
-        write(tmp_path, {"_class_name": "FluxPipeline"}, {}, {})
+@pytest.mark.parametrize("name", ["FluxPipeline", "WanVACEPipeline", "WanVideoToVideoPipeline"])
+def test_another_pipeline_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"is a {name}; this service runs WanPipeline and WanImageToVideoPipeline"):
+        write(tmp_path, {"_class_name": name}, {}, {})
 
 
 def test_a_wrong_default_is_named(tiny_model: Path, tmp_path: Path) -> None:
