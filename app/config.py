@@ -89,9 +89,9 @@ class AppOptions(ModelOptions):
     video_ttl_seconds: float = Field(7 * 86400, ge=0)
     """How long a video is kept, and its task with it; then both are deleted. 0: the service never deletes a video, and
     forgets its task after ``task_ttl_seconds``."""
-    cors_origins: str | None = Field(None, pattern=r"^(\*|(https?://[^\s,/*]+)(,https?://[^\s,/*]+)*)?$")
+    cors_origins: str = Field("", pattern=r"^(\*|(https?://[^\s,/*]+)(,https?://[^\s,/*]+)*)?$")
     """Origins of web pages that may call the API from a browser, separated by commas (https://a.example,http://b:3000);
-    * for any. None or empty: no page of another origin may (no CORS headers)."""
+    * for any. Empty: no page of another origin may (no CORS headers)."""
 
 
 class AppArgs(AppOptions):
