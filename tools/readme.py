@@ -85,7 +85,14 @@ def _service() -> Iterator[None]:
     print("make run", flush=True)
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            ["make", "run"], cwd=ROOT, env=_environment(), stdout=output, stderr=output, start_new_session=True
+            ["make", "run"],
+            cwd=ROOT,
+            env=_environment(),
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            # A shell that runs this program in the background has it ignore Ctrl-C, and so would `make run`.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         left: list[psutil.Process] = []
         try:

@@ -65,6 +65,9 @@ def apply(options: ModelOptions, transformers: list[Any], device: torch.device, 
     if compiled:
         _check_compiler()
         torch._dynamo.config.recompile_limit = _MOST_COMPILED
+        # torch's default. Compiled collectives check whether it was ever set, and torch sets it when it restores its
+        # settings after a compilation: then the first size would be compiled a second time.
+        torch.compiler.config.compile_on_one_rank = False
         for block in (block for transformer in transformers for block in transformer.blocks):
             # Not block.compile(): that would also compile the hooks which sequence parallelism adds to a block later.
             block.forward = torch.compile(uneven_ulysses.guarded(block.forward))
