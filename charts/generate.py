@@ -176,7 +176,7 @@ def check_options(values: list[Value]) -> None:
         )
     for value, field in options.items():
         own, other = defaults[value], ServeValues.model_fields[field].default
-        if (None if own == "" else own) != other:
+        if own != other and (own, other) != ("", None):
             raise ValueError(
                 f"values.yaml: the default of {value} is {own!r}, that of the option {field} is {other!r}; "
                 "make them equal (app/config.py)"
