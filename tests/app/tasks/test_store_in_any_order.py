@@ -306,7 +306,7 @@ def test_whatever_happens_in_any_order_each_accepted_task_ends_once(machine: typ
         ("finish", "if known ~= 'running' and not", "if false and not"),
         ("beat", "status_of_own(id, attempt, ARGV[3])", "redis.call('HGET', task, 'status')"),
         ("finish", "current == attempt and own == token", "current == attempt"),
-        ("forget", "redis.call('ZREM', Key.TASKS, id)", ""),
+        ("finish", "redis.call('ZADD', Key.ENDED, now() + ttl_ms, id)", ""),
     ],
 )
 def test_a_planted_mistake_is_found(
