@@ -22,6 +22,7 @@ from app.plan import NoPlanError, Plan, allowed_counts
 from app.tiny_model import write_tiny_model
 from testing.rank_pool import warm_process
 
+pytestmark = pytest.mark.slow  # Whole models are run on the meta device, half a minute in all.
 T2V, I2V, TI2V_5B = PUBLISHED
 H20_GIB = 96
 

@@ -243,6 +243,7 @@ def small_redis(redis_server: EmbeddedRedis) -> Iterator[None]:
         client.config_set("maxmemory", "0")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_redis")
 async def test_a_flood_of_cancelled_tasks_ends_in_503_and_keeps_no_task_from_its_end(
     http: httpx.AsyncClient, routes: Routes

@@ -80,6 +80,7 @@ async def gang(routes: Routes, film: bytes) -> AsyncIterator[None]:
         await working
 
 
+@pytest.mark.slow
 async def test_create_and_poll_download_list_and_delete(
     client: openai.AsyncOpenAI, routes: Routes, film: bytes
 ) -> None:
@@ -193,6 +194,7 @@ async def test_a_create_whose_answer_was_lost_makes_one_task(url: str, routes: R
     assert len((await routes._store.page())[0]) == 2
 
 
+@pytest.mark.slow
 async def test_the_example_works(url: str, routes: Routes, film: bytes, tmp_path: Path) -> None:
     example = Path(__file__).parents[3] / "examples" / "openai_client.py"
     service = url.removesuffix("/v1")

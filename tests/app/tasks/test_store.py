@@ -213,6 +213,7 @@ async def test_a_start_whose_answer_was_lost_may_be_repeated(store: TaskStore) -
     assert first.attempt == 1
 
 
+@pytest.mark.slow
 async def test_after_a_fail_over_that_lost_a_start_one_of_two_leaders_owns_the_task(tmp_path: Path) -> None:
     servers = [EmbeddedRedis(tmp_path / name) for name in ("primary", "replica")]
     for server in servers:
@@ -273,6 +274,7 @@ async def test_a_lease_that_ran_out_costs_one_attempt_and_fences_the_old_leader(
     assert (task.status, task.video, task.attempt) == (TaskStatus.SUCCEEDED, "a/2.mp4", 2)
 
 
+@pytest.mark.slow
 async def test_a_beat_keeps_the_lease_and_revives_one_that_ran_out_unclaimed(store: TaskStore) -> None:
     await submit(store, "a")
     started = await start(store, "a")
