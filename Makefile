@@ -44,7 +44,7 @@ lint: setup ## Check format, lint, types, imports and spelling: seconds, once my
 	.venv/bin/codespell $(TEXTS)
 
 .PHONY: unit
-unit: setup ## Run the tests that need no Ray, no Go tools and no rank processes: a good minute
+unit: setup ## Run the tests that need no Ray, no Go tools and no rank processes: under a minute
 	@.venv/bin/pytest -n 2 -m "not slow"
 
 .PHONY: slow
