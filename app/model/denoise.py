@@ -98,15 +98,17 @@ class Expert:
 
     transformer: Any
     guidance_scale: float
+    dtype: torch.dtype
+    """The transformer's. diffusers looks through all its modules for it, which is too slow for every step."""
 
 
 def experts(pipeline: Any, config: TaskConfig, scheduler: Any) -> list[Expert]:
     """Return the expert of each step: with two experts, the second one takes the steps of little noise."""
-    first = Expert(pipeline.transformer, config.guidance_scale)
+    first = Expert(pipeline.transformer, config.guidance_scale, pipeline.transformer.dtype)
     if pipeline.config.boundary_ratio is None:
         return [first] * len(scheduler.timesteps)
     scale = config.guidance_scale if config.guidance_scale_2 is None else config.guidance_scale_2
-    second = Expert(pipeline.transformer_2, scale)
+    second = Expert(pipeline.transformer_2, scale, pipeline.transformer_2.dtype)
     boundary = pipeline.config.boundary_ratio * scheduler.config.num_train_timesteps
     return [first if time >= boundary else second for time in scheduler.timesteps.tolist()]
 
@@ -318,7 +320,7 @@ class Denoising:
             timestep = (inputs.mask[0, 0, :, ::2, ::2] * time).flatten().unsqueeze(0)
         elif inputs.condition is not None:
             latents = torch.cat([latents, inputs.condition], dim=1)
-        latents = latents.to(expert.transformer.dtype)
+        latents = latents.to(expert.dtype)
         return branches(expert.transformer, latents, timestep, inputs.texts, self._group, inputs.image)
 
     def _with_given_frame(self) -> torch.Tensor:
