@@ -63,6 +63,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    server = EmbeddedRedis().start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     # Deeper than the other tests' model: a step takes long enough for a fault to fall into the middle of a task.
     model = write_tiny_model(tmp_path_factory.mktemp("models") / "deep", layers=24)

@@ -46,13 +46,6 @@ def rank_pool() -> "Iterator[RankPool]":
     rank_pool.close()
 
 
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[EmbeddedRedis]:
-    server = EmbeddedRedis().start()
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 async def store(redis_server: EmbeddedRedis) -> AsyncIterator[TaskStore]:
     """An empty store with a lease of a second."""

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 FOLDER = Path(os.environ["KUBECTL_FOLDER"])
@@ -55,7 +54,7 @@ def _forward(options: list[str]) -> None:
     (FOLDER / f"forward-{os.getpid()}").touch()
     print(f"Forwarding from 127.0.0.1:{port} -> 8000", flush=True)
     while True:
-        time.sleep(3600)
+        signal.pause()
 
 
 if __name__ == "__main__":

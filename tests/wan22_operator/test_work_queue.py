@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from wan22_operator.work_queue import Key, Work, WorkQueue
 
-from testing.waiting import turn
+from testing.waiting import turn, until_async
 
 KEY: Key = ("RayService", "ns", "a")
 
@@ -103,7 +103,7 @@ async def test_a_change_goes_ahead_of_a_hundred_objects_that_do_not_answer() -> 
 
     async def work(key: Key) -> float | None:
         began.append(key[2])
-        await asyncio.sleep(0.05)
+        await asyncio.Event().wait()
         return None
 
     narrow = WorkQueue(work, at_once=1)
@@ -114,9 +114,16 @@ async def test_a_change_goes_ahead_of_a_hundred_objects_that_do_not_answer() -> 
     for number in range(100):
         wide.add((*KEY[:2], f"slow-{number}"))
     running = [asyncio.create_task(queue.run()) for queue in (narrow, wide)]
-    await asyncio.sleep(0.04)
+
+    def slow() -> int:
+        return sum(name.startswith("slow-") for name in began)
+
+    async def all_began() -> bool:
+        return slow() >= 100 and len(began) > slow()
+
+    await until_async("all slow objects and one of the others began", all_began)
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-    assert began[0] == "changed"
-    assert sum(name.startswith("slow-") for name in began) == 100
+    assert [name for name in began if not name.startswith("slow-")] == ["changed"]
+    assert slow() == 100
